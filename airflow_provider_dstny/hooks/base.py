@@ -1,0 +1,167 @@
+"""What the hooks share: reading a connection, and the connection form of every Airflow version."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+from airflow.providers.common.compat.sdk import BaseHook
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from airflow_provider_dstny.api.errors import DstnyError, DstnyValidationError
+from airflow_provider_dstny.provider_info import connection_form
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Connection
+
+    from airflow_provider_dstny.api.client import ApiClient
+
+ClientT = TypeVar("ClientT", bound="ApiClient")
+
+#: A person is waiting for the Test button, in seconds.
+_TEST_TIMEOUT = 10.0
+
+
+def _true_false_or_path(value: Any) -> Any:
+    return {"true": True, "false": False}.get(value.strip().lower(), value) if isinstance(value, str) else value
+
+
+def _json_object(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+class ConnectionExtra(BaseModel):
+    """The extras of a connection. Forms send text and empty fields, files and URIs send JSON types."""
+
+    model_config = ConfigDict(extra="allow", hide_input_in_errors=True)
+
+    timeout: float = Field(default=30.0, gt=0)
+    max_retries: int = Field(default=4, ge=0)
+    requests_per_minute: float | None = Field(default=None, gt=0)
+    verify: Annotated[bool | str, BeforeValidator(_true_false_or_path)] = True
+    paths: Annotated[dict[str, Any], BeforeValidator(_json_object)] = Field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> ConnectionExtra:
+        """Validate the extras, empty ones left out.
+
+        :raises DstnyValidationError: names the extra that is wrong.
+        """
+        given = {name: value for name, value in values.items() if value is not None and value != ""}
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            reasons = "; ".join(f"{detail['loc'][0]}: {detail['msg']}" for detail in error.errors())
+            raise DstnyValidationError(None, f"The connection's extra is not usable: {reasons}.") from None
+
+
+def base_url_of(connection: Connection) -> str:
+    """Compose the address from host, schema and port; what the host itself says wins.
+
+    :raises DstnyValidationError: there is no host.
+    """
+    host = (connection.host or "").strip()
+    if not host:
+        raise DstnyValidationError(None, "The connection has no host: put the base URL of the API there.")
+    if "://" not in host:
+        host = f"{connection.schema or 'https'}://{host}"
+    parts = urlsplit(host)
+    if connection.port and not parts.netloc.rpartition("]")[2].count(":"):
+        parts = parts._replace(netloc=f"{parts.netloc}:{connection.port}")
+    return urlunsplit(parts)
+
+
+class DstnyBaseHook(BaseHook, Generic[ClientT]):
+    """Turns a connection into a client of its API. The connection is resolved once per hook.
+
+    :param dstny_conn_id: the Airflow connection.
+    """
+
+    conn_name_attr = "dstny_conn_id"
+    conn_type: ClassVar[str]
+    hook_name: ClassVar[str]
+    client_class: type[ClientT]
+
+    def __init__(self, dstny_conn_id: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.dstny_conn_id = dstny_conn_id
+        self._connection: Connection | None = None
+
+    def get_conn(self) -> ClientT:
+        """Return a client; use it as a context manager.
+
+        :raises DstnyValidationError: a field of the connection cannot work, named.
+        """
+        if self._connection is None:
+            self._connection = self.get_connection(self.dstny_conn_id)
+        return self._client(self._connection)
+
+    @asynccontextmanager
+    async def get_async_conn(self) -> AsyncIterator[ClientT]:
+        """Yield a client to await; the connection is resolved without blocking the event loop."""
+        if self._connection is None:
+            self._connection = await self._aget_connection()
+        async with self._client(self._connection) as client:
+            yield client
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Make one cheap request; tell what was reached, or which field to mend."""
+        try:
+            with self._client(self.get_connection(self.dstny_conn_id), patient=False) as client:
+                return True, f"Reached {self.hook_name} at {client.base_url}. {self._greet(client)}"
+        except DstnyError as error:
+            return False, str(error)
+
+    def _greet(self, client: ClientT) -> str:
+        """Make the request of :meth:`test_connection` and say what it showed."""
+        raise NotImplementedError
+
+    def _client(self, connection: Connection, *, patient: bool = True) -> ClientT:
+        extra = ConnectionExtra.parse(connection.extra_dejson)
+        if unknown := sorted(extra.model_extra or {}):
+            self.log.warning("Connection %s has unknown extras, ignored: %s", self.dstny_conn_id, ", ".join(unknown))
+        return self.client_class(
+            base_url_of(connection),
+            connection.password or "",
+            timeout=extra.timeout if patient else min(extra.timeout, _TEST_TIMEOUT),
+            max_retries=extra.max_retries if patient else 0,
+            requests_per_minute=extra.requests_per_minute,
+            verify=extra.verify,
+            paths=extra.paths,
+        )
+
+    async def _aget_connection(self) -> Connection:
+        if hasattr(self, "aget_connection"):
+            return await self.aget_connection(self.dstny_conn_id)
+        # Airflow 3.0 has only the blocking call.
+        from asgiref.sync import sync_to_async
+
+        return await sync_to_async(self.get_connection)(self.dstny_conn_id)
+
+    # Airflow 3.2 and later read the form from the manifest; 3.0 and 3.1 ask these two methods.
+
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        from flask_babel import lazy_gettext
+        from wtforms import FloatField, IntegerField, PasswordField, StringField
+        from wtforms.validators import Optional
+
+        def widget(field: dict[str, Any]) -> Any:
+            schema = field["schema"]
+            by_type = {"integer": IntegerField, "number": FloatField}
+            kind = PasswordField if schema.get("format") == "password" else by_type.get(schema["type"][0], StringField)
+            return kind(lazy_gettext(field["label"]), description=field.get("description", ""), validators=[Optional()])
+
+        return {name: widget(field) for name, field in connection_form(cls.conn_type)["conn-fields"].items()}
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        behaviour = connection_form(cls.conn_type)["ui-field-behaviour"]
+        return {
+            "hidden_fields": behaviour["hidden-fields"],
+            "relabeling": behaviour["relabeling"],
+            "placeholders": behaviour["placeholders"],
+        }

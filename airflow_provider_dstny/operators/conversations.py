@@ -1,0 +1,176 @@
+"""Pushing recorded calls into Dstny."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, BaseOperator, conf
+
+from airflow_provider_dstny.sensors.transcripts import conclude, defer
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_dstny.api.dstny import DstnyClient
+    from airflow_provider_dstny.api.models.calls import CallConversation
+    from airflow_provider_dstny.hooks.dstny import DstnyHook
+    from airflow_provider_dstny.waiting.transcripts import Decision
+
+
+class CallFields:
+    """A call as the author of a DAG wrote it, templates included.
+
+    What Airflow shows or stores of it, in rendered fields and in the serialized DAG, has no phone numbers
+    and no query string of the recording URL, which may be a signature.
+    """
+
+    template_fields: Sequence[str] = ("fields",)
+
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        self.fields = dict(fields)
+
+    def serialize(self) -> dict[str, Any]:
+        return {name: _shown(name, value) for name, value in self.fields.items()}
+
+    def __repr__(self) -> str:
+        return repr(self.serialize())
+
+
+def _shown(name: str, value: Any) -> Any:
+    if value is None or not isinstance(value, (str, int)):
+        return value
+    if name.endswith("phone_number"):
+        return "***"
+    if name == "call_recording_url" and "://" in str(value):
+        parts = urlsplit(str(value))
+        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "***" if parts.query else "", ""))
+    return value
+
+
+class DstnyCreateCallConversationOperator(BaseOperator):
+    """Validates one recorded call and sends it to Dstny. XCom: the conversation id.
+
+    The call is invalid: the task fails at once with every field and reason, and nothing is sent. On Airflow
+    3.3 and later the intent is recorded before the call is sent and the id after it: a retry re-attaches to
+    a known id; after a lost answer it looks for the call, and fails with what to check if it cannot tell.
+
+    :param call: the fields of *Create a new call conversation* (templated), a ``CallConversation``, or one
+        row of a file, ``s3://bucket/calls.csv#7`` (rows count from 1), which keeps phone numbers out of XCom.
+    :param dstny_conn_id: a connection of type ``dstny``.
+    :param wait_for_transcript: end only when the transcript is ready.
+    :param poke_interval: seconds between two looks while waiting.
+    :param timeout: seconds to wait for the transcript, in each try.
+    :param deferrable: wait in the triggerer.
+    :param resubmit_ambiguous: send again when it cannot be known whether an earlier try arrived.
+    """
+
+    template_fields: Sequence[str] = ("call", "dstny_conn_id")
+    template_fields_renderers = {"call": "json"}  # noqa: RUF012 - Airflow's own form
+    ui_color = "#dcebf7"
+
+    def __init__(
+        self,
+        *,
+        call: Mapping[str, Any] | CallConversation | str,
+        dstny_conn_id: str = "dstny_default",
+        wait_for_transcript: bool = False,
+        poke_interval: float = 60.0,
+        timeout: float = 6 * 60 * 60,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        resubmit_ambiguous: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.call = call
+        self.dstny_conn_id = dstny_conn_id
+        self.wait_for_transcript = wait_for_transcript
+        self.poke_interval = poke_interval
+        self.timeout = timeout
+        self.deferrable = deferrable
+        self.resubmit_ambiguous = resubmit_ambiguous
+
+    @property
+    def call(self) -> Any:
+        return self._call
+
+    @call.setter
+    def call(self, call: Any) -> None:
+        self._call = CallFields(call) if isinstance(call, Mapping) else call
+
+    @cached_property
+    def hook(self) -> DstnyHook:
+        from airflow_provider_dstny.hooks.dstny import DstnyHook
+
+        return DstnyHook(self.dstny_conn_id)
+
+    def execute(self, context: Context) -> str:
+        from airflow_provider_dstny.api.errors import DstnyAuthError, DstnyScopeError, DstnyValidationError
+        from airflow_provider_dstny.submission import submit_once
+
+        try:
+            call = self._validated_call()
+            with self.hook.get_conn() as dstny:
+                conversation_id = submit_once(dstny, call, context, resubmit_ambiguous=self.resubmit_ambiguous)
+                self.log.info("Call %s is conversation %s", call.call_external_id, conversation_id)
+                if self.wait_for_transcript:
+                    self._wait(dstny, conversation_id)
+        except (DstnyAuthError, DstnyScopeError, DstnyValidationError) as error:
+            raise AirflowFailException(str(error)) from None
+        return self._done(conversation_id, context)
+
+    def execute_complete(self, context: Context, event: Any) -> str:
+        from airflow_provider_dstny.waiting.transcripts import Decision
+
+        decision = Decision.from_event(event)
+        self._conclude(decision)
+        return self._done(next(iter(decision.transcripts)), context)
+
+    def _validated_call(self) -> CallConversation:
+        from airflow_provider_dstny.api.errors import DstnyValidationError
+        from airflow_provider_dstny.api.models.calls import CallConversation
+        from airflow_provider_dstny.storage import read_row
+
+        match self.call:
+            case CallConversation():
+                return self.call
+            case CallFields():
+                return CallConversation.parse(self.call.fields)
+            case str(reference):
+                row, from_text = read_row(reference)
+                try:
+                    return CallConversation.parse(row, from_text=from_text)
+                except DstnyValidationError as error:
+                    raise DstnyValidationError(None, f"{reference}: {error.message}") from None
+            case other:
+                raise DstnyValidationError(
+                    None, f"call must be a mapping or a row of a file, not {type(other).__name__}."
+                )
+
+    def _wait(self, dstny: DstnyClient, conversation_id: str) -> None:
+        from airflow_provider_dstny.waiting.transcripts import TranscriptWait, WaitState, look, utc_now
+
+        started_at = utc_now()
+        wait = TranscriptWait(
+            [conversation_id], started_at=started_at, deadline=started_at + timedelta(seconds=self.timeout)
+        )
+        while (decision := dstny.run(look(dstny, wait))).state is WaitState.WAITING:
+            if self.deferrable:
+                defer(self, wait, poke_interval=self.poke_interval)
+            self.log.info("%s", decision.reason)
+            time.sleep(wait.seconds_to_next_look(utc_now(), self.poke_interval))
+        self._conclude(decision)
+
+    def _conclude(self, decision: Decision) -> None:
+        # A timeout here is retried: the retry re-attaches to the same conversation and waits again.
+        conclude(decision, on_timeout=AirflowException)
+
+    def _done(self, conversation_id: str, context: Context) -> str:
+        from airflow_provider_dstny.submission import mark_done
+
+        mark_done(context)
+        return conversation_id

@@ -1,0 +1,124 @@
+"""Waiting for transcripts, in poke, reschedule and deferrable mode alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from airflow.providers.common.compat.sdk import (
+    AirflowException,
+    AirflowFailException,
+    AirflowSensorTimeout,
+    BaseSensorOperator,
+    PokeReturnValue,
+    conf,
+)
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import BaseOperator, Context
+
+    from airflow_provider_dstny.hooks.dstny import DstnyHook
+    from airflow_provider_dstny.waiting.transcripts import Decision, TranscriptWait
+
+#: The trigger ends a wait and names the cause; Airflow's own timeout only steps in where no triggerer runs.
+_TRIGGERER_GRACE = timedelta(minutes=5)
+
+
+class DstnyTranscriptSensor(BaseSensorOperator):
+    """Succeeds when the transcripts of all given conversations are ready.
+
+    A transcript that does not exist yet, a network failure, a 5xx and a 429 delay the wait and never end it;
+    a refused token or a missing scope fails it at once, without retries. When time runs out, the last cause
+    is named. XCom: per conversation id ``{"ready": True, "segments": int, "waited_seconds": float}``.
+
+    :param conversation_ids: one id or many (templated).
+    :param dstny_conn_id: a connection of type ``dstny``.
+    :param deferrable: wait in the triggerer; it looks once before it defers. ``poke_interval``, ``timeout``
+        (seconds) and ``soft_fail`` mean the same in every mode; in the triggerer, the first look comes
+        after at least 10 s.
+    """
+
+    template_fields: Sequence[str] = ("conversation_ids", "dstny_conn_id")
+    ui_color = "#e4f1ee"
+
+    def __init__(
+        self,
+        *,
+        conversation_ids: str | Sequence[str],
+        dstny_conn_id: str = "dstny_default",
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.conversation_ids = conversation_ids
+        self.dstny_conn_id = dstny_conn_id
+        self.deferrable = deferrable
+        self._wait: TranscriptWait | None = None
+
+    @cached_property
+    def hook(self) -> DstnyHook:
+        from airflow_provider_dstny.hooks.dstny import DstnyHook
+
+        return DstnyHook(self.dstny_conn_id)
+
+    def poke(self, context: Context) -> bool | PokeReturnValue:
+        from airflow_provider_dstny.waiting.transcripts import WaitState, look
+
+        if self._wait is None:
+            self._wait = self._begin(context)
+        with self.hook.get_conn() as dstny:
+            decision = dstny.run(look(dstny, self._wait))
+        if decision.state is not WaitState.WAITING:
+            return PokeReturnValue(is_done=True, xcom_value=conclude(decision))
+        self.log.info("%s", decision.reason)
+        if self.deferrable:
+            defer(self, self._wait, poke_interval=self.poke_interval)
+        return False
+
+    def execute_complete(self, context: Context, event: Any) -> dict[str, Any]:
+        from airflow_provider_dstny.waiting.transcripts import Decision
+
+        return conclude(Decision.from_event(event))
+
+    def _begin(self, context: Context) -> TranscriptWait:
+        from airflow_provider_dstny.waiting.transcripts import TranscriptWait, utc_now
+
+        # A rescheduled sensor is a new object on every look; Airflow remembers the first.
+        first = context["ti"].get_first_reschedule_date(context) if self.reschedule else None
+        started_at = first or utc_now()
+        deadline = started_at + timedelta(seconds=self.timeout)
+        return TranscriptWait(self.conversation_ids, started_at=started_at, deadline=deadline)
+
+
+def defer(task: BaseOperator, wait: TranscriptWait, *, poke_interval: float) -> NoReturn:
+    """Hand a wait over to the triggerer; the task resumes in ``execute_complete``."""
+    from airflow_provider_dstny.triggers.transcripts import DstnyTranscriptTrigger
+    from airflow_provider_dstny.waiting.transcripts import utc_now
+
+    task.defer(
+        trigger=DstnyTranscriptTrigger(
+            conversation_ids=[*wait.ready, *wait.pending],
+            started_at=wait.started_at.isoformat(),
+            deadline=wait.deadline.isoformat(),
+            ready=wait.ready,
+            dstny_conn_id=task.dstny_conn_id,  # type: ignore[attr-defined]
+            poll_interval=poke_interval,
+        ),
+        method_name="execute_complete",
+        timeout=wait.deadline - utc_now() + _TRIGGERER_GRACE,
+    )
+
+
+def conclude(decision: Decision, *, on_timeout: type[AirflowException] = AirflowSensorTimeout) -> dict[str, Any]:
+    """Return what is ready, or raise what a wait that ended without success means to Airflow."""
+    from airflow_provider_dstny.waiting.transcripts import WaitState
+
+    match decision.state:
+        case WaitState.READY:
+            return decision.transcripts
+        case WaitState.TIMED_OUT:
+            raise on_timeout(decision.reason)
+        case _:
+            raise AirflowFailException(decision.reason)

@@ -1,0 +1,250 @@
+"""Dstny API v2 as a state that moves with time: calls become visible, then transcribed; agents answer."""
+
+from __future__ import annotations
+
+import random
+import threading
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from typing import Any, Literal
+
+from airflow_provider_dstny.simulator.books import Books
+from airflow_provider_dstny.simulator.contract import Call, ContractError
+
+NotReady = Literal["404", "null", "empty", "blank"]
+
+_LINES = (
+    ("Owner", "Good morning, this is {owner}. How can I help you?"),
+    ("Participant", "Hello, this is {participant}. We talked about the new switchboard last week."),
+    ("Owner", "I remember. Did you have time to read the offer?"),
+    ("Participant", "Yes. The price is fine, but we need single sign-on before the summer."),
+    ("Owner", "Single sign-on is part of the plan. I can send you the steps today."),
+    ("Participant", "Please do. And can we keep our phone numbers?"),
+    ("Owner", "You can. Porting takes about two weeks."),
+    ("Participant", "Then let us start on the first of next month."),
+    ("Owner", "I will write a summary and book the onboarding."),
+    ("Participant", "Thank you, talk to you soon."),
+)
+
+AGENTS = (
+    {"id": 1, "name": "Call summary", "type": "meeting_summary", "status": "active"},
+    {"id": 2, "name": "Buying signals", "type": "magic_insight", "status": "active"},
+)
+USERS = (
+    {
+        "id": 1,
+        "username": "erik.lindqvist@example.com",
+        "email": "erik.lindqvist@example.com",
+        "first_name": "Erik",
+        "last_name": "Lindqvist",
+        "teams": [],
+        "accounts": [],
+        "last_login": None,
+    },
+    {
+        "id": 2,
+        "username": "sara.holm@example.com",
+        "email": "sara.holm@example.com",
+        "first_name": "Sara",
+        "last_name": "Holm",
+        "teams": [],
+        "accounts": [],
+        "last_login": None,
+    },
+)
+TEAMS = ({"id": "75fc3b9a-0000-4000-8000-000000000001", "name": "Sales", "description": "Sales", "managers": []},)
+
+
+@dataclass
+class SimulatedCall:
+    """A call that was sent; ``recording`` is pending, fetched, or the reason why it could not be."""
+
+    conversation_id: str
+    body: dict[str, Any]
+    created_at: float
+    recording: str = "pending"
+    runs: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+
+class DstnyState:
+    """The account behind the simulated API.
+
+    :param visible_after: seconds from creation until a conversation can be read.
+    :param transcript_after: seconds from creation until its transcript exists.
+    :param jitter: up to so many seconds more for each transcript, at random from ``seed``.
+    :param not_ready: how a transcript that does not exist yet is answered.
+    :param agent_seconds: how long an agent thinks.
+    :param clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        books: Books,
+        *,
+        visible_after: float,
+        transcript_after: float,
+        jitter: float,
+        not_ready: NotReady,
+        agent_seconds: float,
+        seed: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self.calls: dict[str, SimulatedCall] = {}
+        self.agent_seconds = agent_seconds
+        self._books = books
+        self._visible_after = visible_after
+        self._transcript_after = transcript_after
+        self._jitter = jitter
+        self._not_ready = not_ready
+        self._seed = seed
+        self._clock = clock
+        self._lock = threading.Lock()
+
+    def answer(self, call: Call) -> Any:
+        """Do what a request asks for and return the JSON answer."""
+        with self._lock:
+            return getattr(self, f"_{call.operation}")(call)
+
+    def ready_at(self, call: SimulatedCall) -> float:
+        spread = random.Random(f"{self._seed}{call.conversation_id}").uniform(0, self._jitter)  # noqa: S311
+        return call.created_at + self._transcript_after + spread
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return what a test wants to know of each call: no phone numbers, no text."""
+        return [
+            {
+                "conversation_id": call.conversation_id,
+                "call_external_id": call.body["call_external_id"],
+                "created_at": call.created_at,
+                "ready_at": self.ready_at(call),
+                "recording": call.recording,
+                "agent_runs": sum(run["count"] for run in call.runs.values()),
+            }
+            for call in self.calls.values()
+        ]
+
+    def _list_users(self, call: Call) -> Any:
+        return list(USERS)
+
+    def _get_global_filters(self, call: Call) -> Any:
+        return {"teams": list(TEAMS), "users": [{"id": user["id"], "email": user["email"]} for user in USERS]}
+
+    def _create_call_conversation(self, call: Call) -> Any:
+        conversation_id = str(uuid.uuid4())
+        created = SimulatedCall(conversation_id, call.body, self._clock())
+        self.calls[conversation_id] = created
+        threading.Thread(target=self._fetch_recording, args=(created,), daemon=True).start()
+        return {"conversation_id": conversation_id}
+
+    def _fetch_recording(self, call: SimulatedCall) -> None:
+        url = call.body["call_recording_url"]
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - the contract allows uri only
+                call.recording = "fetched" if answer.status == 200 and answer.read(1) else "empty"
+            self._books.recording_fetched(url)
+        except (OSError, ValueError) as error:
+            call.recording = f"failed: {error}"
+
+    def _list_conversations(self, call: Call) -> Any:
+        query = call.query
+        first = date.fromisoformat(query.get("global_start", "0001-01-01"))
+        last = date.fromisoformat(query.get("global_end", "9999-12-31"))
+        wanted = query.get("recording_types[]", ["call"])
+        search = query.get("search", "").lower()
+        return [
+            {
+                "id": one.conversation_id,
+                "call_external_id": one.body["call_external_id"],
+                "title": one.body.get("call_title"),
+                "start_time": one.body["call_start_time"],
+                "recording_type": "call",
+                "owner_email": one.body["owner_email"],
+            }
+            for one in self.calls.values()
+            if self._is_visible(one)
+            and "call" in wanted
+            and first <= _day(one.body["call_start_time"]) <= last
+            and search in f"{one.body.get('call_title')} {one.body.get('participant_company_name')}".lower()
+        ]
+
+    def _get_transcript(self, call: Call) -> Any:
+        one = self._visible(call)
+        if not self._has_transcript(one):
+            if self._not_ready == "404":
+                raise ContractError(404, "Transcript not found")
+            return {"null": None, "empty": [], "blank": [{}]}[self._not_ready]
+        names = {
+            "owner": one.body.get("owner_name") or one.body["owner_email"],
+            "participant": one.body.get("participant_first_name") or "the customer",
+        }
+        count = 4 + sum(one.conversation_id.encode()) % (len(_LINES) - 3)
+        return [
+            {"speaker": speaker, "text": line.format(**names), "start": 4.0 * index, "end": 4.0 * index + 3.5}
+            for index, (speaker, line) in enumerate(_LINES[:count])
+        ]
+
+    def _get_insights(self, call: Call) -> Any:
+        if not self._has_transcript(self._visible(call)):
+            return []
+        return [{"insight_type": "kpi", "insight_text": "Customer asked for single sign-on.", "impact": "high"}]
+
+    def _get_ai_analytics(self, call: Call) -> Any:
+        return [{"talk_ratio": 0.52, "longest_monologue": 18}] if self._has_transcript(self._visible(call)) else []
+
+    def _get_playbooks(self, call: Call) -> Any:
+        return [{"name": "Discovery", "adherence": 0.8}] if self._has_transcript(self._visible(call)) else []
+
+    def _get_magic_variable_requests(self, call: Call) -> Any:
+        return [{"variable": "start_date", "value": "1st"}] if self._has_transcript(self._visible(call)) else []
+
+    def _get_department_insights(self, call: Call) -> Any:
+        return [{"department": "b2b-sales", "topics": ["sso"]}] if self._has_transcript(self._visible(call)) else []
+
+    def _list_agents(self, call: Call) -> Any:
+        return {"data": list(AGENTS)}
+
+    def _run_agent(self, call: Call) -> Any:
+        agent = next((agent for agent in AGENTS if agent["id"] == call.ids["agent_id"]), None)
+        if agent is None:
+            raise ContractError(404, "AI agent not found")
+        one = self._visible(call)
+        if not self._has_transcript(one):
+            raise ContractError(422, "The conversation has no transcript yet")
+        body = call.body or {}
+        is_test_run, force = body.get("is_test_run", True), body.get("force", False)
+        agent_id = call.ids["agent_id"]
+        stored = one.runs.setdefault(agent_id, {"count": 0, "result": None})
+        if stored["result"] is not None and not force:
+            return {"data": stored["result"]}
+        stored["count"] += 1
+        company = one.body.get("participant_company_name") or "The customer"
+        result = {
+            "id": len(self.calls) * 100 + stored["count"],
+            "agent_id": agent_id,
+            "conversation_id": one.conversation_id,
+            "is_test_run": is_test_run,
+            "response": {"summary": f"{company} accepts the offer and needs single sign-on before the summer."},
+        }
+        if not is_test_run:
+            stored["result"] = result
+        return {"data": result}
+
+    def _visible(self, call: Call) -> SimulatedCall:
+        one = self.calls.get(call.ids["conversation_id"])
+        if one is None or not self._is_visible(one):
+            raise ContractError(404, "Conversation not found")
+        return one
+
+    def _is_visible(self, call: SimulatedCall) -> bool:
+        return self._clock() >= call.created_at + self._visible_after
+
+    def _has_transcript(self, call: SimulatedCall) -> bool:
+        return call.recording == "fetched" and self._clock() >= self.ready_at(call)
+
+
+def _day(moment: str) -> date:
+    return datetime.fromisoformat(moment).astimezone(UTC).date()

@@ -1,0 +1,181 @@
+"""When is a transcript ready: one decision, fed by poke, by the trigger and by anything else that waits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_dstny.api.errors import (
+    DstnyConnectionError,
+    DstnyError,
+    DstnyNotFoundError,
+    DstnyQuotaError,
+    DstnyRateLimitError,
+    DstnyResponseError,
+    DstnyServerError,
+    DstnyTimeoutError,
+    DstnyValidationError,
+)
+
+if TYPE_CHECKING:
+    from airflow_provider_dstny.api.dstny import DstnyClient
+    from airflow_provider_dstny.api.models.transcripts import Transcript
+    from airflow_provider_dstny.api.operation import Steps
+
+#: These say nothing about the transcript: they delay a wait and never end it.
+_PASSING = (DstnyConnectionError, DstnyTimeoutError, DstnyResponseError, DstnyRateLimitError, DstnyServerError)
+#: These would meet the next conversation too, so the rest of the round is spared.
+_NOT_ABOUT_ONE = (DstnyConnectionError, DstnyTimeoutError, DstnyRateLimitError, DstnyQuotaError)
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class WaitState(StrEnum):
+    """How a wait stands. All but WAITING are final."""
+
+    WAITING = "waiting"
+    READY = "ready"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    GAVE_UP = "gave_up"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The state of a wait, why, and what is ready: per conversation id its segments and waited seconds."""
+
+    state: WaitState
+    reason: str
+    transcripts: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def to_event(self) -> dict[str, Any]:
+        return {"state": str(self.state), "reason": self.reason, "transcripts": self.transcripts}
+
+    @classmethod
+    def from_event(cls, event: Any) -> Decision:
+        """Read an event back; anything but a well-formed final state counts as failed."""
+        try:
+            decision = cls(WaitState(event["state"]), str(event["reason"]), dict(event["transcripts"]))
+        except (TypeError, KeyError, ValueError):
+            return cls(WaitState.FAILED, f"The trigger sent an event that is not understood: {type(event).__name__}.")
+        if decision.state is WaitState.WAITING:
+            return cls(WaitState.FAILED, "The trigger ended without a final state.")
+        return decision
+
+
+class TranscriptWait:
+    """Waits for the transcripts of some conversations. Told what was seen, it decides what that means.
+
+    :param conversation_ids: what to wait for; repeated ids count once.
+    :param started_at: UTC, when the wait began.
+    :param deadline: UTC, when it ends without success.
+    :param ready: what an earlier stage of the same wait found, per conversation id.
+    :raises DstnyValidationError: an id is empty or not a string, or there is none.
+    """
+
+    def __init__(
+        self,
+        conversation_ids: Sequence[str],
+        *,
+        started_at: datetime,
+        deadline: datetime,
+        ready: Mapping[str, dict[str, Any]] | None = None,
+    ) -> None:
+        self.started_at = started_at
+        self.deadline = deadline
+        self.ready = dict(ready or {})
+        self.pending = [one for one in _checked_ids(conversation_ids) if one not in self.ready]
+        self._failure = ""
+        self._last_cause = "not asked yet"
+        self._not_before = started_at
+
+    def saw(self, transcript: Transcript, now: datetime) -> None:
+        """Take in an answer."""
+        if not transcript.is_ready:
+            self._last_cause = f"conversation {transcript.conversation_id} has no transcript yet"
+            if transcript.source_shape != "empty":
+                self._last_cause += f"; its answer is not known as a transcript ({transcript.source_shape})"
+            return
+        self.pending.remove(transcript.conversation_id)
+        waited = round((now - self.started_at).total_seconds(), 1)
+        self.ready[transcript.conversation_id] = {
+            "ready": True,
+            "segments": len(transcript.segments),
+            "waited_seconds": waited,
+        }
+
+    def failed_to_see(self, conversation_id: str, error: DstnyError, now: datetime) -> None:
+        """Take in an error: "not yet", something that passes, or the end of the wait."""
+        match error:
+            case DstnyNotFoundError():
+                self._last_cause = f"conversation {conversation_id} or its transcript is not known yet (404)"
+            case DstnyQuotaError():
+                self._last_cause = str(error)
+                self._not_before = error.resets_at or self.deadline
+            case _ if isinstance(error, _PASSING):
+                self._last_cause = str(error)
+                if isinstance(error, DstnyRateLimitError) and error.retry_after:
+                    self._not_before = now + timedelta(seconds=error.retry_after)
+            case _:
+                self._failure = f"Conversation {conversation_id}: {error}"
+
+    def decide(self, now: datetime) -> Decision:
+        """Tell how the wait stands."""
+        if self._failure:
+            return self._decision(WaitState.FAILED, self._failure)
+        if not self.pending:
+            return self._decision(WaitState.READY, f"{len(self.ready)} transcripts are ready")
+        still = f"{len(self.pending)} of {len(self.pending) + len(self.ready)} transcripts are missing"
+        if now >= self.deadline:
+            limit = (self.deadline - self.started_at).total_seconds()
+            return self._decision(
+                WaitState.TIMED_OUT, f"Timed out after {limit:g} s: {still}. Last cause: {self._last_cause}"
+            )
+        if self._not_before >= self.deadline:
+            return self._decision(
+                WaitState.GAVE_UP,
+                f"Gave up: {still}, and the API may not be asked again before the deadline "
+                f"{self.deadline:%Y-%m-%d %H:%M:%S} UTC. Last cause: {self._last_cause}",
+            )
+        return self._decision(WaitState.WAITING, f"{still}; last cause: {self._last_cause}")
+
+    def may_ask(self, now: datetime) -> bool:
+        """Tell whether the API allows a question now."""
+        return now >= self._not_before
+
+    def seconds_to_next_look(self, now: datetime, interval: float) -> float:
+        """Seconds to sleep before looking again: the interval, what the API demands, but not past the deadline."""
+        demanded = max(interval, (self._not_before - now).total_seconds())
+        return max(0.0, min(demanded, (self.deadline - now).total_seconds()))
+
+    def _decision(self, state: WaitState, reason: str) -> Decision:
+        return Decision(state, reason, dict(self.ready))
+
+
+def look(client: DstnyClient, wait: TranscriptWait, now: Callable[[], datetime] = utc_now) -> Steps[Decision]:
+    """Ask once for every missing transcript. Steps for ``client.run`` or ``client.arun``."""
+    for conversation_id in list(wait.pending) if wait.may_ask(now()) else ():
+        try:
+            transcript = yield from client.get_transcript.steps(conversation_id)
+        except DstnyError as error:
+            wait.failed_to_see(conversation_id, error, now())
+            if isinstance(error, _NOT_ABOUT_ONE) or wait.decide(now()).state is WaitState.FAILED:
+                break
+        else:
+            wait.saw(transcript, now())
+    return wait.decide(now())
+
+
+def _checked_ids(conversation_ids: Sequence[str]) -> list[str]:
+    ids = [conversation_ids] if isinstance(conversation_ids, str) else list(conversation_ids)
+    if not ids:
+        raise DstnyValidationError(None, "conversation_ids is empty: there is nothing to wait for.")
+    for conversation_id in ids:
+        if not isinstance(conversation_id, str) or not conversation_id.strip():
+            raise DstnyValidationError(None, "conversation_ids must hold non-empty strings.")
+    return list(dict.fromkeys(ids))

@@ -1,0 +1,1 @@
+"""The demo: the example DAG on a real Airflow, against the simulator."""

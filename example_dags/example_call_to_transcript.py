@@ -1,0 +1,93 @@
+"""From a file of recorded calls to transcripts and agent results in a folder.
+
+Each row of the file is sent as a call, its transcript is awaited without holding a worker, an AI agent runs
+on every conversation, and everything lands as JSON Lines. A row that is wrong fails its own task with the
+field and the reason; the others go on, and the run is marked failed after they have landed. Phone numbers
+stay in the file: the tasks hand on row references, ids, paths and counts.
+
+Needs a connection ``dstny_default``. ``make demo`` runs this DAG on a real Airflow against the simulator.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.sdk import Param, dag, get_current_context, task, task_group
+
+from airflow_provider_dstny.hooks.dstny import DstnyHook
+from airflow_provider_dstny.operators.agents import DstnyRunAgentOperator
+from airflow_provider_dstny.operators.conversations import DstnyCreateCallConversationOperator
+from airflow_provider_dstny.sensors.transcripts import DstnyTranscriptSensor
+from airflow_provider_dstny.storage import count_rows, write_jsonl
+
+FOLDER = "{{ params.output_path }}/run={{ run_id | replace(':', '') | replace('+', '') }}"
+
+
+@dag(
+    schedule=None,
+    default_args={"dstny_conn_id": "dstny_default", "retries": 1, "retry_delay": timedelta(seconds=30)},
+    params={
+        "calls_path": Param(str(Path(__file__).parent / "data" / "recorded_calls.csv"), type="string"),
+        "output_path": Param(f"file://{Path.home()}/dstny", type="string"),
+        "agent_id": Param(1, type="integer"),
+    },
+    tags=["dstny"],
+    doc_md=__doc__,
+)
+def example_call_to_transcript() -> None:
+    @task
+    def list_calls() -> list[str]:
+        path = get_current_context()["params"]["calls_path"]
+        return [f"{path}#{row}" for row in range(1, count_rows(path) + 1)]
+
+    @task_group
+    def transcribe(call: str) -> Any:
+        create = DstnyCreateCallConversationOperator(task_id="create", call=call)
+        wait = DstnyTranscriptSensor(
+            task_id="wait", conversation_ids=create.output, deferrable=True, poke_interval=10, timeout=60 * 60
+        )
+        return wait.output
+
+    @task(trigger_rule="all_done")
+    def gather(waits: list[dict[str, Any]]) -> list[str]:
+        return [conversation_id for wait in waits for conversation_id in wait]
+
+    @task
+    def land_transcripts(conversation_ids: list[str], folder: str) -> dict[str, Any]:
+        path = f"{folder}/transcripts.jsonl"
+        with DstnyHook().get_conn() as dstny:
+            rows = write_jsonl(path, (dstny.get_transcript(one).to_row() for one in conversation_ids))
+        return {"path": path, "rows": rows}
+
+    @task
+    def summarize(calls: list[str], transcripts: dict[str, Any], agent_run: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "calls": len(calls),
+            "transcripts": transcripts["rows"],
+            "transcripts_path": transcripts["path"],
+            "agent_results": agent_run["succeeded"],
+            "agent_results_path": agent_run["output_path"],
+        }
+
+    @task
+    def check_complete(summary: dict[str, Any]) -> None:
+        if summary["transcripts"] < summary["calls"]:
+            raise AirflowFailException(f"{summary['transcripts']} of {summary['calls']} calls have a transcript.")
+
+    calls = list_calls()
+    conversation_ids = gather(transcribe.expand(call=calls))
+    run_agent = DstnyRunAgentOperator(
+        task_id="run_agent",
+        agent_id="{{ params.agent_id }}",
+        conversation_ids=conversation_ids,
+        is_test_run=False,
+        output_path=f"{FOLDER}/agent_results.jsonl",
+    )
+    transcripts = land_transcripts(conversation_ids, folder=FOLDER)
+    check_complete(summarize(calls, transcripts, run_agent.output))
+
+
+example_call_to_transcript()
