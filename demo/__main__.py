@@ -57,7 +57,12 @@ def run(options: argparse.Namespace) -> int:
     phases = Phases()
     print(f"Starting the simulator and Airflow in {folder} …", flush=True)
     simulator = running_simulator(
-        options.simulator_port, folder / "simulator.log", token=SIMULATOR_TOKEN, transcript_after=25, jitter=5
+        options.simulator_port,
+        folder / "simulator.log",
+        token=SIMULATOR_TOKEN,
+        transcript_after=22,
+        jitter=6,
+        agent_seconds=0.05,
     )
     with simulator as simulator_url:
         calls = sample_calls(folder / "recorded_calls.csv", simulator_url)

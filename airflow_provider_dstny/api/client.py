@@ -93,7 +93,9 @@ class ApiClient:
             request = next(steps)
             while True:
                 try:
-                    answer: Any = Retrying(**retry_options(request, self._max_retries))(self._send, request)
+                    answer: Any = Retrying(sleep=time.sleep, **retry_options(request, self._max_retries))(
+                        self._send, request
+                    )
                 except DstnyError as error:
                     request = steps.throw(error)
                 else:
@@ -107,7 +109,9 @@ class ApiClient:
             request = next(steps)
             while True:
                 try:
-                    answer: Any = await AsyncRetrying(**retry_options(request, self._max_retries))(self._asend, request)
+                    answer: Any = await AsyncRetrying(sleep=asyncio.sleep, **retry_options(request, self._max_retries))(
+                        self._asend, request
+                    )
                 except DstnyError as error:
                     request = steps.throw(error)
                 else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
 from urllib.parse import urlsplit, urlunsplit
@@ -83,28 +83,30 @@ class DstnyBaseHook(BaseHook, Generic[ClientT]):
     conn_name_attr = "dstny_conn_id"
     conn_type: ClassVar[str]
     hook_name: ClassVar[str]
-    client_class: type[ClientT]
 
     def __init__(self, dstny_conn_id: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.dstny_conn_id = dstny_conn_id
-        self._connection: Connection | None = None
+        # A function, because a kept connection would show its password when printed.
+        self._new_client: Callable[[], ClientT] | None = None
 
     def get_conn(self) -> ClientT:
         """Return a client; use it as a context manager.
 
         :raises DstnyValidationError: a field of the connection cannot work, named.
         """
-        if self._connection is None:
-            self._connection = self.get_connection(self.dstny_conn_id)
-        return self._client(self._connection)
+        if self._new_client is None:
+            connection = self.get_connection(self.dstny_conn_id)
+            self._new_client = lambda: self._client(connection)
+        return self._new_client()
 
     @asynccontextmanager
     async def get_async_conn(self) -> AsyncIterator[ClientT]:
         """Yield a client to await; the connection is resolved without blocking the event loop."""
-        if self._connection is None:
-            self._connection = await self._aget_connection()
-        async with self._client(self._connection) as client:
+        if self._new_client is None:
+            connection = await self._aget_connection()
+            self._new_client = lambda: self._client(connection)
+        async with self._new_client() as client:
             yield client
 
     def test_connection(self) -> tuple[bool, str]:
@@ -115,6 +117,11 @@ class DstnyBaseHook(BaseHook, Generic[ClientT]):
         except DstnyError as error:
             return False, str(error)
 
+    @classmethod
+    def client_class(cls) -> type[ClientT]:
+        """Return the client, imported only now: DAG files import hooks, and the models take time to build."""
+        raise NotImplementedError
+
     def _greet(self, client: ClientT) -> str:
         """Make the request of :meth:`test_connection` and say what it showed."""
         raise NotImplementedError
@@ -123,7 +130,7 @@ class DstnyBaseHook(BaseHook, Generic[ClientT]):
         extra = ConnectionExtra.parse(connection.extra_dejson)
         if unknown := sorted(extra.model_extra or {}):
             self.log.warning("Connection %s has unknown extras, ignored: %s", self.dstny_conn_id, ", ".join(unknown))
-        return self.client_class(
+        return self.client_class()(
             base_url_of(connection),
             connection.password or "",
             timeout=extra.timeout if patient else min(extra.timeout, _TEST_TIMEOUT),

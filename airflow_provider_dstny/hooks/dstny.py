@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from airflow_provider_dstny.api.dstny import DstnyClient
+from typing import TYPE_CHECKING, Any
+
 from airflow_provider_dstny.hooks.base import DstnyBaseHook
 
+if TYPE_CHECKING:
+    from airflow_provider_dstny.api.dstny import DstnyClient
 
-class DstnyHook(DstnyBaseHook[DstnyClient]):
+
+class DstnyHook(DstnyBaseHook["DstnyClient"]):
     """Connection and token of Dstny API v2.
 
     .. code-block:: python
@@ -20,12 +24,17 @@ class DstnyHook(DstnyBaseHook[DstnyClient]):
     conn_type = "dstny"
     hook_name = "Dstny API v2"
     default_conn_name = "dstny_default"
-    client_class = DstnyClient
 
-    def __init__(self, dstny_conn_id: str = default_conn_name, **kwargs: object) -> None:
+    def __init__(self, dstny_conn_id: str = default_conn_name, **kwargs: Any) -> None:
         super().__init__(dstny_conn_id, **kwargs)
 
+    @classmethod
+    def client_class(cls) -> type[DstnyClient]:
+        from airflow_provider_dstny.api.dstny import DstnyClient
+
+        return DstnyClient
+
     def _greet(self, client: DstnyClient) -> str:
-        # One of the two paths that the API's documents spell out.
+        # One of the two paths that the documents of the API spell out.
         teams = client.get_global_filters().teams or []
         return f"The token is accepted and sees {len(teams)} teams."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -157,18 +157,18 @@ class TranscriptWait:
         return Decision(state, reason, dict(self.ready))
 
 
-def look(client: DstnyClient, wait: TranscriptWait, now: Callable[[], datetime] = utc_now) -> Steps[Decision]:
+def look(client: DstnyClient, wait: TranscriptWait) -> Steps[Decision]:
     """Ask once for every missing transcript. Steps for ``client.run`` or ``client.arun``."""
-    for conversation_id in list(wait.pending) if wait.may_ask(now()) else ():
+    for conversation_id in list(wait.pending) if wait.may_ask(utc_now()) else ():
         try:
             transcript = yield from client.get_transcript.steps(conversation_id)
         except DstnyError as error:
-            wait.failed_to_see(conversation_id, error, now())
-            if isinstance(error, _NOT_ABOUT_ONE) or wait.decide(now()).state is WaitState.FAILED:
+            wait.failed_to_see(conversation_id, error, utc_now())
+            if isinstance(error, _NOT_ABOUT_ONE) or wait.decide(utc_now()).state is WaitState.FAILED:
                 break
         else:
-            wait.saw(transcript, now())
-    return wait.decide(now())
+            wait.saw(transcript, utc_now())
+    return wait.decide(utc_now())
 
 
 def _checked_ids(conversation_ids: Sequence[str]) -> list[str]:

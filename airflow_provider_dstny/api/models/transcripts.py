@@ -15,6 +15,20 @@ _TEXT_KEYS = ("text", "content", "sentence")
 _SPEAKER_KEYS = ("speaker", "speaker_name", "name", "role", "speaker_id")
 _START_KEYS = ("start", "start_seconds", "start_time", "start_time_seconds", "startTime")
 _END_KEYS = ("end", "end_seconds", "end_time", "end_time_seconds", "endTime")
+#: Fields that do not tell of a transcript in a shape that is not known.
+_UNTELLING = {
+    *_SHAPES,
+    *_WRAPPERS,
+    *_TEXT_KEYS,
+    *_SPEAKER_KEYS,
+    *_START_KEYS,
+    *_END_KEYS,
+    "id",
+    "conversation_id",
+    "status",
+    "message",
+    "_meta",
+}
 
 
 class TranscriptSegment(Answer):
@@ -117,5 +131,5 @@ def _first_number(item: dict[str, Any], keys: tuple[str, ...]) -> float | None:
 def _shape_of_nothing(body: Any) -> str:
     items = body if isinstance(body, list) else [body]
     names = {name for item in items if isinstance(item, dict) for name, value in item.items() if value}
-    strange = sorted(names - {*_SHAPES, *_WRAPPERS, "id", "conversation_id", "status", "message", "_meta"})
+    strange = sorted(names - _UNTELLING)
     return f"unknown: {', '.join(strange[:10])}" if strange else "empty"

@@ -1,0 +1,45 @@
+# Needs Python 3.11 or newer with pip. Everything else is installed below this folder.
+PYTHON ?= $(shell command -v python3 || command -v python)
+AIRFLOW_PORT ?= 8080
+SIMULATOR_PORT ?= 8765
+UV = .tools/bin/uv
+export UV_PYTHON_DOWNLOADS = never
+export UV_LINK_MODE ?= copy
+
+.PHONY: help demo test lint bench python clean
+
+help:
+	@echo "make demo         push 25 calls through a real Airflow against the simulator"
+	@echo "make demo KEEP=1  the same, and leave it running to look around"
+	@echo "make test         unit, contract and system tests"
+	@echo "make lint         ruff, mypy --strict, import-linter"
+	@echo "make bench        DAG parse cost beside the http provider"
+
+demo: .venv/.ready
+	@.venv/bin/python -m demo --airflow-port $(AIRFLOW_PORT) --simulator-port $(SIMULATOR_PORT) $(if $(KEEP),--keep)
+
+test: .venv/.ready
+	.venv/bin/python -m pytest
+
+lint: .venv/.ready
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+bench: .venv/.ready
+	.venv/bin/python benchmarks/parse_cost.py
+
+.venv/.ready: pyproject.toml uv.lock | python
+	@test -x $(UV) || $(PYTHON) -m pip install --quiet --target .tools "uv>=0.8,<1"
+	$(UV) sync --quiet --frozen --compile-bytecode --python $(PYTHON)
+	@touch $@
+
+python:
+	@test -n "$(PYTHON)" || { echo "No python3 found: install Python 3.11 or newer, or say PYTHON=/path/to/python."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is $$($(PYTHON) --version 2>&1): Python 3.11 or newer is needed, say PYTHON=/path/to/python."; exit 1; }
+	@$(PYTHON) -m pip --version >/dev/null 2>&1 || { echo "$(PYTHON) has no pip: install it (Debian: apt-get install python3-pip)."; exit 1; }
+
+clean:
+	rm -rf .venv .tools .demo

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_mock import MockerFixture
+
+    from airflow_provider_dstny.simulator import Simulator
+
+# Before Airflow is imported anywhere: tests must not touch a user's own installation.
+os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="dstny-tests-")
+os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+for name in [name for name in os.environ if name.startswith("AIRFLOW_CONN_")]:
+    del os.environ[name]
+
+
+@pytest.fixture
+def simulator() -> Iterator[Simulator]:
+    from airflow_provider_dstny.simulator import Simulator
+
+    with Simulator() as running:
+        yield running
+
+
+@pytest.fixture
+def no_sleep(mocker: MockerFixture) -> list[float]:
+    """Record the seconds that a client would have slept, sync and async, instead of sleeping."""
+    slept: list[float] = []
+
+    async def asleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    mocker.patch("airflow_provider_dstny.api.client.time", SimpleNamespace(sleep=slept.append))
+    mocker.patch("airflow_provider_dstny.api.client.asyncio", SimpleNamespace(sleep=asleep))
+    return slept
+
+
+@pytest.fixture
+def call() -> dict[str, object]:
+    return {
+        "call_external_id": "pbx-1",
+        "call_start_time": "2026-03-02T08:00:00Z",
+        "call_duration": 90,
+        "call_recording_url": "https://recordings.example.com/pbx-1.wav",
+        "call_direction": "incoming",
+        "owner_email": "erik@example.com",
+    }

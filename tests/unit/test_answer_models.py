@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import pytest
+
+from airflow_provider_dstny.api.models import Agent, Conversation, GlobalFilters, Transcript, User
+
+SEGMENTS = {
+    "conversation_id": "c",
+    "transcript": {"segments": [{"speaker": "E", "text": "Hi", "start": 0, "end": 1.2}]},
+}
+SENTENCES = {"transcript": {"sentences": [{"speaker_name": "E", "start": 0.84, "end": 3.14, "text": "Thanks"}]}}
+MESSAGES = {
+    "data": {"messages": [{"id": "m", "role": "user", "content": "Hello", "created_at": "2019-08-24T14:15:22Z"}]}
+}
+
+
+@pytest.mark.parametrize(
+    ("body", "shape", "segment"),
+    [
+        (SEGMENTS, "segments", ("E", "Hi", 0, 1.2)),
+        (SENTENCES, "sentences", ("E", "Thanks", 0.84, 3.14)),
+        (MESSAGES, "messages", ("user", "Hello", None, None)),
+        ([{"speaker": "E", "text": "Hi", "start": "1.5", "end": None}], "list", ("E", "Hi", 1.5, None)),
+        ([{"segments": [{"text": "Hi"}]}], "segments", (None, "Hi", None, None)),
+        ({"data": [{"text": "Hi", "speaker": 2}]}, "list", ("2", "Hi", None, None)),
+        ({"transcript": "Hello there"}, "text", (None, "Hello there", None, None)),
+        ({"messages": [{"role": "user", "message": "Hi"}]}, "messages", ("user", "Hi", None, None)),
+    ],
+)
+def test_every_known_shape_becomes_the_same_transcript(body, shape, segment):
+    transcript = Transcript.from_answer("c", body)
+    assert transcript.is_ready
+    assert transcript.source_shape == shape
+    first = transcript.segments[0]
+    assert (first.speaker, first.text, first.start_seconds, first.end_seconds) == segment
+    assert first.index == 0
+    assert transcript.raw == body
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        None,
+        [],
+        [{}],
+        {},
+        {"transcript": None},
+        {"transcript": {"segments": []}},
+        {"transcript": {}},
+        {"data": None},
+        {"data": {"messages": []}},
+        [{"text": ""}],
+        [{"text": None, "speaker": "E"}],
+        {"status": "processing", "message": "Transcript is not ready"},
+        [{"status": "processing", "message": "Transcript is not ready"}],
+        "",
+        7,
+    ],
+)
+def test_every_known_not_yet_is_not_ready(body):
+    transcript = Transcript.from_answer("c", body)
+    assert not transcript.is_ready
+    assert transcript.source_shape == "empty"
+
+
+def test_an_unknown_shape_is_not_ready_and_names_its_fields():
+    transcript = Transcript.from_answer("c", [{"phrase": "Hello", "who": 1}])
+    assert not transcript.is_ready
+    assert transcript.source_shape == "unknown: phrase, who"
+
+
+def test_neither_text_nor_raw_shows_when_printed():
+    transcript = Transcript.from_answer("c", [{"text": "a secret", "extra_text": "another secret"}])
+    assert "secret" not in f"{transcript!r} {transcript} {transcript.segments!r}"
+    assert transcript.to_row()["segments"][0]["text"] == "a secret"
+
+
+@pytest.mark.parametrize("strange", [None, [], {}, "x", 1.5, True, {"a": []}])
+@pytest.mark.parametrize("model", [User, Agent, Conversation])
+def test_a_field_of_another_type_never_breaks_a_read(model, strange):
+    body = dict.fromkeys(model.model_fields, strange) | {"new_field": strange}
+    read = model.read(body)
+    assert read.raw == body
+    assert read.new_field == strange
+    assert isinstance(model.read(strange), model)
+
+
+def test_lists_come_bare_or_below_data():
+    assert [user.id for user in User.read_rows([{"id": 1}, {"id": "2"}])] == [1, "2"]
+    assert [user.id for user in User.read_rows({"data": [{"id": 1}]})] == [1]
+    assert User.read_rows(None) == User.read_rows({"data": None}) == []
+
+
+def test_unknown_fields_are_kept_but_not_printed():
+    user = User.read({"id": 1, "mobile_number": 46701740605, "right_level": 3, "note": "+46701740605"})
+    assert user.right_level == 3
+    assert "46701740605" not in repr(user)
+
+
+def test_global_filters_come_as_an_object_or_a_list():
+    assert GlobalFilters.read_merged({"teams": [{"id": 1}]}).teams == [{"id": 1}]
+    assert GlobalFilters.read_merged([{"teams": [{"id": 1}]}, {"users": []}, None]).users == []

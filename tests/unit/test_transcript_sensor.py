@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+
+import pytest
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    TaskDeferred,
+)
+from airflow.sdk.exceptions import AirflowRescheduleException
+
+from airflow_provider_dstny.api.dstny import DstnyClient
+from airflow_provider_dstny.sensors.transcripts import DstnyTranscriptSensor
+from airflow_provider_dstny.simulator import Fault, Simulator
+from airflow_provider_dstny.triggers.transcripts import SAFE_FIRST_LOOK, DstnyTranscriptTrigger
+
+
+class TaskInstance:
+    try_number = 1
+    max_tries = 0
+    first_reschedule: datetime | None = None
+
+    def get_first_reschedule_date(self, context):
+        return self.first_reschedule
+
+
+@pytest.fixture
+def ti():
+    return TaskInstance()
+
+
+@pytest.fixture
+def context(ti):
+    return {"ti": ti}
+
+
+@pytest.fixture
+def clock():
+    class Clock:
+        now = datetime(2026, 3, 2, 12, 0, tzinfo=UTC).timestamp()
+
+        def __call__(self):
+            return self.now
+
+    return Clock()
+
+
+@pytest.fixture
+def account(monkeypatch, clock, mocker):
+    """A simulator whose time, like that of everything that waits for it, is moved by sleeping."""
+
+    def now():
+        return datetime.fromtimestamp(clock.now, UTC)
+
+    def sleep(seconds):
+        clock.now += seconds
+
+    async def asleep(seconds):
+        clock.now += seconds
+
+    mocker.patch("airflow_provider_dstny.waiting.transcripts.utc_now", side_effect=now)
+    mocker.patch("airflow_provider_dstny.api.client.time", SimpleNamespace(sleep=sleep))
+    mocker.patch("airflow_provider_dstny.api.client.asyncio", SimpleNamespace(sleep=asleep))
+    mocker.patch("airflow_provider_dstny.triggers.transcripts.asyncio", SimpleNamespace(sleep=asleep))
+    mocker.patch("airflow.sdk.bases.sensor.time", SimpleNamespace(sleep=sleep, monotonic=clock))
+    mocker.patch("airflow.sdk.bases.sensor.timezone", SimpleNamespace(utcnow=now))
+    with Simulator(transcript_after=100, clock=clock) as simulator:
+        connection = {"conn_type": "dstny", "host": simulator.url, "password": simulator.token}
+        monkeypatch.setenv("AIRFLOW_CONN_DSTNY_DEFAULT", json.dumps(connection))
+        yield simulator
+
+
+@pytest.fixture
+def conversation_ids(account, call):
+    with DstnyClient(account.url, account.token) as dstny:
+        ids = []
+        for name in ("a", "b"):
+            url = f"{account.url}/recordings/{name}.wav"
+            ids.append(dstny.create_call_conversation({**call, "call_external_id": name, "call_recording_url": url}))
+    for created in account.state.calls.values():
+        while created.recording == "pending":
+            pass
+    return ids
+
+
+def sensor(ids, **kwargs):
+    return DstnyTranscriptSensor(task_id="wait", conversation_ids=ids, poke_interval=20, **kwargs)
+
+
+def run_trigger(deferred: TaskDeferred):
+    path, kwargs = deferred.trigger.serialize()
+    assert path == "airflow_provider_dstny.triggers.transcripts.DstnyTranscriptTrigger"
+    trigger = DstnyTranscriptTrigger(**json.loads(json.dumps(kwargs)))
+
+    async def first():
+        return await anext(aiter(trigger.run()))
+
+    return asyncio.run(first()).payload
+
+
+def wait_in(mode, task, context, ti, clock):
+    """Bring a sensor to its end in one of the three modes."""
+    if mode == "deferrable":
+        try:
+            return task.execute(context)
+        except TaskDeferred as deferred:
+            return task.resume_execution(deferred.method_name, {"event": run_trigger(deferred)}, context)
+    while True:
+        try:
+            return task.execute(context)
+        except AirflowRescheduleException as again:
+            ti.first_reschedule = ti.first_reschedule or datetime.fromtimestamp(clock.now, UTC)
+            clock.now = again.reschedule_date.timestamp()
+            task._wait = None  # a rescheduled sensor is a new object
+
+
+MODES = ("poke", "reschedule", "deferrable")
+
+
+def kwargs_of(mode):
+    return {"deferrable": True} if mode == "deferrable" else {"mode": mode}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_one_id_and_many_are_awaited_alike_in_every_mode(mode, context, ti, clock, conversation_ids):
+    for ids in (conversation_ids, conversation_ids[0]):
+        result = wait_in(mode, sensor(ids, **kwargs_of(mode)), context, ti, clock)
+        assert list(result) == ([ids] if isinstance(ids, str) else ids)
+        for seen in result.values():
+            assert seen["ready"] is True
+            assert seen["segments"] >= 4
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("soft_fail", [False, True])
+def test_a_timeout_is_the_same_in_every_mode(mode, soft_fail, context, ti, clock, conversation_ids):
+    task = sensor(conversation_ids, timeout=60, soft_fail=soft_fail, **kwargs_of(mode))
+    with pytest.raises(AirflowSkipException if soft_fail else AirflowSensorTimeout) as caught:
+        wait_in(mode, task, context, ti, clock)
+    if not soft_fail:
+        assert "2 of 2 transcripts are missing" in str(caught.value)
+        assert "404" in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("soft_fail", [False, True])
+def test_a_revoked_token_is_the_same_in_every_mode(mode, soft_fail, context, ti, clock, account, conversation_ids):
+    task = sensor(conversation_ids, soft_fail=soft_fail, **kwargs_of(mode))
+    account.app.tokens.clear()
+    with pytest.raises(AirflowSkipException if soft_fail else AirflowFailException) as caught:
+        wait_in(mode, task, context, ti, clock)
+    assert account.token not in f"{caught.value} {caught.value.__cause__}"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_faults_delay_a_wait_and_never_end_it(mode, context, ti, clock, account, conversation_ids):
+    for fault in (
+        Fault("reset", "get_transcript", times=6),
+        Fault("status", "get_transcript", status=429, retry_after=15),
+        Fault("html", "get_transcript", status=502, times=7),
+        Fault("truncated", "get_transcript"),
+        Fault("status", "get_transcript", status=500, times=3),
+    ):
+        account.books.inject(fault)
+    result = wait_in(mode, sensor(conversation_ids, timeout=3600, **kwargs_of(mode)), context, ti, clock)
+    assert len(result) == 2
+    assert not account.books.faults
+
+
+def test_a_token_revoked_while_deferred_fails_with_the_reason(context, account, conversation_ids):
+    task = sensor(conversation_ids, deferrable=True)
+    with pytest.raises(TaskDeferred) as deferred:
+        task.execute(context)
+    account.app.tokens.clear()
+    event = run_trigger(deferred.value)
+    assert event["state"] == "failed"
+    with pytest.raises(AirflowFailException, match="401"):
+        task.resume_execution("execute_complete", {"event": event}, context)
+
+
+def test_what_is_ready_is_seen_before_deferring(context, clock, conversation_ids):
+    clock.now += 200
+    assert len(sensor(conversation_ids, deferrable=True).execute(context)) == 2
+
+
+@pytest.mark.parametrize("poke_interval", [0, 1, 60])
+def test_no_first_look_in_the_triggerer_comes_too_soon(poke_interval, clock, account, conversation_ids):
+    clock.now += 200
+    began = clock.now
+    trigger = DstnyTranscriptTrigger(
+        conversation_ids=conversation_ids,
+        started_at=datetime.fromtimestamp(began, UTC).isoformat(),
+        deadline=datetime.fromtimestamp(began + 1, UTC).isoformat(),
+        poll_interval=poke_interval,
+    )
+
+    async def first():
+        return await anext(aiter(trigger.run()))
+
+    assert asyncio.run(first()).payload["state"] == "ready"
+    assert clock.now - began >= SAFE_FIRST_LOOK >= 10
+
+
+def test_a_deferral_hands_on_what_was_ready_and_an_outer_timeout(context, clock, account, call, conversation_ids):
+    clock.now += 101
+    with DstnyClient(account.url, account.token) as dstny:
+        url = f"{account.url}/recordings/c.wav"
+        late = dstny.create_call_conversation({**call, "call_external_id": "c", "call_recording_url": url})
+    with pytest.raises(TaskDeferred) as deferred:
+        sensor([*conversation_ids, late], deferrable=True, timeout=600).execute(context)
+    assert set(deferred.value.trigger.ready) == set(conversation_ids)
+    assert timedelta(seconds=600) < deferred.value.timeout <= timedelta(seconds=900)
+    asked = account.books.count("get_transcript")
+    assert list(run_trigger(deferred.value)["transcripts"]) == [*conversation_ids, late]
+    assert account.books.count("get_transcript") - asked < 10, "only the missing one is asked for"
+
+
+def test_a_deadline_survives_a_restart_of_the_triggerer(context, clock, conversation_ids):
+    with pytest.raises(TaskDeferred) as deferred:
+        sensor(conversation_ids, deferrable=True, timeout=60).execute(context)
+    clock.now += 3600
+    event = run_trigger(deferred.value)
+    assert event["state"] == "ready", "a transcript that came in time is not thrown away"
+
+
+def test_events_and_xcom_carry_no_text(context, conversation_ids):
+    with pytest.raises(TaskDeferred) as deferred:
+        sensor(conversation_ids, deferrable=True).execute(context)
+    event = json.dumps(run_trigger(deferred.value))
+    assert "switchboard" not in event
+    assert len(event) < 500
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_ids_are_an_error_before_any_request(mode, context, account):
+    with pytest.raises(ValueError, match="conversation_ids is empty"):
+        sensor([], **kwargs_of(mode)).execute(context)
+    assert account.books.entries == []
