@@ -100,7 +100,9 @@ class DstnyCreateCallConversationOperator(BaseOperator):
 
     @call.setter
     def call(self, call: Any) -> None:
-        self._call = CallFields(call) if isinstance(call, Mapping) else call
+        # A CallConversation becomes its fields, so that there is one form to render, show and validate.
+        fields = call.to_json() if hasattr(call, "to_json") else call
+        self._call = CallFields(fields) if isinstance(fields, Mapping) else fields
 
     @cached_property
     def hook(self) -> DstnyHook:
@@ -136,8 +138,6 @@ class DstnyCreateCallConversationOperator(BaseOperator):
         from airflow_provider_dstny.storage import read_row
 
         match self.call:
-            case CallConversation():
-                return self.call
             case CallFields():
                 return CallConversation.parse(self.call.fields)
             case str(reference):

@@ -75,7 +75,9 @@ class CallConversation(Payload):
     a second. ``call_recording_url`` must answer 200 to anybody, because Dstny fetches it.
     """
 
-    private_fields: ClassVar[frozenset[str]] = frozenset({"owner_phone_number", "participant_phone_number"})
+    private_fields: ClassVar[frozenset[str]] = frozenset(
+        {"owner_phone_number", "participant_phone_number", "call_recording_url"}  # a URL may be signed
+    )
 
     call_external_id: Text
     call_start_time: Timestamp

@@ -1,0 +1,320 @@
+"""The client against the simulator on a real port. The simulator holds every request against the documents."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from contextlib import suppress
+from datetime import UTC, date, datetime
+from types import SimpleNamespace
+
+import pytest
+
+from airflow_provider_dstny.api.dstny import ROUTES, DstnyClient
+from airflow_provider_dstny.api.errors import (
+    DstnyAmbiguousError,
+    DstnyAuthError,
+    DstnyConnectionError,
+    DstnyError,
+    DstnyNotFoundError,
+    DstnyRateLimitError,
+    DstnyResponseError,
+    DstnyServerError,
+    DstnyTimeoutError,
+    DstnyValidationError,
+)
+from airflow_provider_dstny.simulator import Fault, Simulator
+from airflow_provider_dstny.simulator.contract import Contract, ContractError
+from tests.unit.test_call_conversation import DOCUMENTED
+
+OPERATIONS = {
+    "list_users": ((), {}),
+    "list_conversations": (
+        (),
+        {
+            "search": "Quarterly",
+            "global_user_ids": [1, 95],
+            "global_team_ids": ["be054e38-1a5c-4adb-a9dc-d8af1956cde5", "6f668ee4-9144-4ace-8580-7beb8ba2a516"],
+            "campaign_ids": ["demo"],
+            "recording_types": ["call", "meeting", "live"],
+            "deals_status": ["closed won", "open & hot"],
+            "global_start": date(2020, 1, 1),
+            "global_end": "2025-12-31",
+        },
+    ),
+    "create_call_conversation": ((DOCUMENTED,), {}),
+    "get_insights": (("CONVERSATION",), {}),
+    "get_transcript": (("CONVERSATION",), {}),
+    "get_ai_analytics": (("CONVERSATION",), {}),
+    "get_playbooks": (("CONVERSATION",), {}),
+    "get_magic_variable_requests": (("CONVERSATION",), {}),
+    "get_department_insights": (("CONVERSATION",), {}),
+    "get_global_filters": ((), {}),
+    "list_agents": ((), {}),
+    "run_agent": ((1, "CONVERSATION"), {"is_test_run": False, "force": True}),
+}
+
+SYNC_AND_ASYNC = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+
+
+def call_operation(simulator, name, *args, asynchronous, token=None, **kwargs):
+    options = {key: kwargs.pop(key) for key in ("max_retries", "timeout", "paths") if key in kwargs}
+    client = DstnyClient(simulator.url, token or simulator.token, **options)
+    if not asynchronous:
+        with client:
+            return getattr(client, name)(*args, **kwargs)
+
+    async def run():
+        async with client:
+            return await getattr(client, name).aio(*args, **kwargs)
+
+    return asyncio.run(run())
+
+
+@pytest.fixture
+def conversation_id(simulator):
+    call = {**DOCUMENTED, "call_recording_url": f"{simulator.url}/recordings/a.wav"}
+    with DstnyClient(simulator.url, simulator.token) as dstny:
+        conversation_id = dstny.create_call_conversation(call)
+    while simulator.state.calls[conversation_id].recording == "pending":
+        time.sleep(0.001)
+    return conversation_id
+
+
+def test_the_client_the_path_table_and_the_document_know_the_same_operations():
+    assert set(Contract("dstny").operations) == set(ROUTES) == set(OPERATIONS)
+
+
+@SYNC_AND_ASYNC
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_operation_sends_what_is_documented_and_reads_the_answer(simulator, conversation_id, name, asynchronous):
+    args, kwargs = OPERATIONS[name]
+    args = tuple(conversation_id if value == "CONVERSATION" else value for value in args)
+    answered = call_operation(simulator, name, *args, asynchronous=asynchronous, **kwargs)
+    assert answered
+    entry = simulator.books.entries[-1]
+    assert (entry.operation, entry.status) == (name, 200)
+    assert simulator.books.violations == []
+
+
+def test_every_documented_field_and_filter_is_sent(simulator, conversation_id):
+    body = simulator.state.calls[conversation_id].body
+    assert body == {**DOCUMENTED, "call_recording_url": f"{simulator.url}/recordings/a.wav"}
+    with DstnyClient(simulator.url, simulator.token) as dstny:
+        request = next(dstny.list_conversations.steps(**OPERATIONS["list_conversations"][1]))
+        nothing = next(dstny.list_conversations.steps())
+    assert request.params == (
+        ("search", "Quarterly"),
+        ("global_user_ids[]", "1"),
+        ("global_user_ids[]", "95"),
+        ("global_team_ids[]", "be054e38-1a5c-4adb-a9dc-d8af1956cde5"),
+        ("global_team_ids[]", "6f668ee4-9144-4ace-8580-7beb8ba2a516"),
+        ("campaign_ids[]", "demo"),
+        ("recording_types[]", "call"),
+        ("recording_types[]", "meeting"),
+        ("recording_types[]", "live"),
+        ("deals_status[]", "closed won"),
+        ("deals_status[]", "open & hot"),
+        ("global_start", "2020-01-01"),
+        ("global_end", "2025-12-31"),
+    )
+    assert nothing.params == ()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "query", "body", "status"),
+    [
+        ("GET", "/nothing", [], b"", 404),
+        ("DELETE", "/users", [], b"", 405),
+        ("GET", "/conversations", [("recording_types", "call")], b"", 400),
+        ("GET", "/conversations", [("recording_types[]", "fax")], b"", 422),
+        ("GET", "/conversations", [("global_user_ids[]", "x")], b"", 422),
+        ("GET", "/conversations", [("global_start", "01.01.2020")], b"", 422),
+        ("GET", "/conversations", [("search", "a"), ("search", "b")], b"", 400),
+        ("GET", "/conversations/a/b/transcript", [], b"", 404),
+        ("GET", "/users", [], b"{}", 400),
+        ("POST", "/conversations", [], b"{", 400),
+        ("POST", "/conversations", [], b"{}", 422),
+        ("POST", "/ai-agents/one/conversations/c/run", [], b"{}", 422),
+        ("POST", "/ai-agents/1/conversations/c/run", [], b'{"is_test_run": "no"}', 422),
+        ("POST", "/ai-agents/1/conversations/c/run", [], b'{"forse": true}', 422),
+    ],
+)
+def test_the_contract_refuses_what_is_not_documented(method, path, query, body, status):
+    with pytest.raises(ContractError) as caught:
+        Contract("dstny").check(method, path, query, body)
+    assert caught.value.status == status
+
+
+@pytest.mark.parametrize("name", ["../users", "a/b", "a?b=c", "a#b", "å b", "%2e%2e", "a\\b", "x" * 300])
+def test_an_id_stays_one_segment_on_the_wire(simulator, name):
+    with pytest.raises(DstnyNotFoundError):
+        call_operation(simulator, "get_transcript", name, asynchronous=False)
+    assert simulator.books.violations == []
+    assert simulator.books.entries[-1].operation == "get_transcript"
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {"recording_types": ["fax"]},
+        {"recording_types": "call"},
+        {"global_start": "yesterday"},
+        {"global_start": datetime(2026, 1, 1)},  # noqa: DTZ001 - a naive one is the point
+    ],
+)
+def test_a_wrong_filter_is_refused_before_sending(simulator, filters):
+    with pytest.raises(DstnyValidationError, match=next(iter(filters))):
+        call_operation(simulator, "list_conversations", asynchronous=False, **filters)
+    assert simulator.books.entries == []
+
+
+def test_a_moment_counts_as_its_utc_day(simulator):
+    with DstnyClient(simulator.url, simulator.token) as dstny:
+        late = datetime.fromisoformat("2026-03-02T00:30:00+02:00")
+        assert next(dstny.list_conversations.steps(global_start=late)).params == (("global_start", "2026-03-01"),)
+        assert next(dstny.list_conversations.steps(global_end=datetime(2026, 3, 2, tzinfo=UTC))).params == (
+            ("global_end", "2026-03-02"),
+        )
+
+
+@SYNC_AND_ASYNC
+def test_a_path_override_is_used(simulator, asynchronous):
+    with pytest.raises(DstnyNotFoundError):
+        call_operation(simulator, "list_users", asynchronous=asynchronous, paths={"list_users": "/people"})
+    assert simulator.books.violations == ["GET /api/v2/people: Cannot GET /people"]
+
+
+FAULTS = [
+    (Fault("status", status=401, message="Token expired"), DstnyAuthError, DstnyAuthError),
+    (Fault("status", status=429, retry_after=3), DstnyRateLimitError, DstnyRateLimitError),
+    (Fault("status", status=500), DstnyServerError, DstnyServerError),
+    (Fault("html", status=502, message="Bad Gateway"), DstnyServerError, DstnyAmbiguousError),
+    (Fault("html", status=200, message="Welcome"), DstnyResponseError, DstnyAmbiguousError),
+    (Fault("reset"), DstnyConnectionError, DstnyAmbiguousError),
+    (Fault("truncated"), DstnyResponseError, DstnyAmbiguousError),
+    (Fault("slow", seconds=1), DstnyTimeoutError, DstnyAmbiguousError),
+]
+
+
+@SYNC_AND_ASYNC
+@pytest.mark.parametrize(("fault", "read", "write"), FAULTS, ids=[f"{f.kind}-{f.status}" for f, _, _ in FAULTS])
+def test_every_fault_has_its_error_and_no_error_has_the_token(simulator, fault, read, write, asynchronous):
+    for kind, name, args, kwargs in (
+        (read, "list_users", (), {}),
+        (write, "create_call_conversation", (DOCUMENTED,), {}),
+    ):
+        simulator.books.inject(Fault(**vars(fault)))
+        with pytest.raises(DstnyError) as caught:
+            call_operation(simulator, name, *args, asynchronous=asynchronous, max_retries=0, timeout=0.5, **kwargs)
+        assert type(caught.value) is kind
+        assert_clean(caught.value, simulator.token)
+
+
+def assert_clean(error, token):
+    seen = error
+    while seen is not None:
+        assert token not in f"{seen} {seen!r} {vars(seen)}"
+        assert DOCUMENTED["owner_phone_number"] not in f"{seen} {seen!r}"
+        seen = seen.__cause__ or seen.__context__
+
+
+@SYNC_AND_ASYNC
+def test_a_wrong_host_is_a_connection_error(asynchronous, no_sleep):
+    class Nowhere:
+        url, token = "http://127.0.0.1:1", "secret-token"
+
+    with pytest.raises(DstnyConnectionError, match=r"could not reach http://127\.0\.0\.1:1") as caught:
+        call_operation(Nowhere, "list_users", asynchronous=asynchronous)
+    assert_clean(caught.value, "secret-token")
+    # Before each of the five attempts a slot of the throttle, between them the backoff.
+    assert len(no_sleep) == 5 + 4
+
+
+@SYNC_AND_ASYNC
+@pytest.mark.parametrize(
+    ("fault", "attempts"),
+    [
+        (Fault("status", status=429, retry_after=3, times=9), 5),
+        (Fault("status", status=429, retry_after=3, times=2), 3),
+        (Fault("status", status=429, retry_after=600, times=9), 1),
+        (Fault("status", status=429, message="Daily quota exceeded", times=9), 1),
+        (Fault("status", status=503, times=9), 5),
+        (Fault("status", status=500, times=9), 2),
+        (Fault("reset", times=2), 3),
+        (Fault("status", status=401, times=9), 1),
+        (Fault("truncated", times=9), 1),
+    ],
+)
+def test_safe_reads_are_repeated_within_bounds(simulator, no_sleep, fault, attempts, asynchronous):
+    simulator.books.inject(Fault(**vars(fault)))
+    with suppress(DstnyError):
+        call_operation(simulator, "list_users", asynchronous=asynchronous)
+    assert simulator.books.count("list_users") == attempts
+    if fault.retry_after == 3:
+        # The retry waits as told; the throttle holds everybody else of this token for as long.
+        assert no_sleep.count(3) == attempts - 1
+
+
+@SYNC_AND_ASYNC
+@pytest.mark.parametrize(
+    ("fault", "attempts"),
+    [
+        (Fault("status", status=429, retry_after=3, times=2), 3),
+        (Fault("reset", times=9), 1),
+        (Fault("status", status=503, times=9), 1),
+        (Fault("status", status=500, times=9), 1),
+    ],
+)
+def test_a_write_is_repeated_only_when_it_surely_did_not_happen(simulator, no_sleep, fault, attempts, asynchronous):
+    simulator.books.inject(Fault(**vars(fault)))
+    with suppress(DstnyError):
+        call_operation(simulator, "create_call_conversation", DOCUMENTED, asynchronous=asynchronous)
+    assert simulator.books.count("create_call_conversation") == attempts
+
+
+def test_requests_of_many_threads_and_clients_keep_the_pace(simulator, mocker):
+    slept: list[float] = []
+    mocker.patch("airflow_provider_dstny.api.client.time", SimpleNamespace(sleep=slept.append))
+
+    def work():
+        with DstnyClient(simulator.url, simulator.token, requests_per_minute=60) as dstny:
+            for _ in range(5):
+                dstny.list_agents()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(slept) == 20
+    # Slots are handed out one after the other, whoever asks: the last lies nineteen spacings ahead.
+    assert max(slept) > 19 * 60 / (60 * 0.97) - 5
+    assert sorted(slept)[-1] - sorted(slept)[-2] > 1
+
+
+@pytest.mark.parametrize("not_ready", ["404", "null", "empty", "blank"])
+def test_every_not_yet_of_the_simulator_is_understood(not_ready, call):
+    with (
+        Simulator(transcript_after=3600, not_ready=not_ready) as simulator,
+        DstnyClient(simulator.url, simulator.token) as dstny,
+    ):
+        call["call_recording_url"] = f"{simulator.url}/recordings/a.wav"
+        conversation_id = dstny.create_call_conversation(call)
+        if not_ready == "404":
+            with pytest.raises(DstnyNotFoundError):
+                dstny.get_transcript(conversation_id)
+        else:
+            assert not dstny.get_transcript(conversation_id).is_ready
+
+
+def test_a_recording_is_fetched_once_and_one_that_cannot_be_gives_no_transcript(simulator, conversation_id, call):
+    assert simulator.books.recordings_fetched == {f"{simulator.url}/recordings/a.wav": 1}
+    with DstnyClient(simulator.url, simulator.token) as dstny:
+        assert dstny.get_transcript(conversation_id).is_ready
+        lost = dstny.create_call_conversation({**call, "call_recording_url": f"{simulator.url}/recordings/none"})
+        while simulator.state.calls[lost].recording == "pending":
+            time.sleep(0.001)
+        with pytest.raises(DstnyNotFoundError):
+            dstny.get_transcript(lost)

@@ -1,0 +1,51 @@
+"""What a DAG file pays for importing the provider, in modules: the seconds are printed by the benchmark."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+SCRIPT = """
+import json, sys
+import airflow.sdk
+before = set(sys.modules)
+import airflow_provider_dstny.operators.agents
+import airflow_provider_dstny.operators.conversations
+import airflow_provider_dstny.sensors.transcripts
+import airflow_provider_dstny.hooks.dstny
+print(json.dumps(sorted(set(sys.modules) - before)))
+"""
+
+
+def imported_by(script: str) -> list[str]:
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_operators_sensors_and_hooks_add_few_modules():
+    added = imported_by(SCRIPT)
+    assert "airflow_provider_dstny.operators.agents" in added
+    assert len(added) <= 20, added
+    heavy = (
+        "airflow_provider_dstny.api.models",
+        "airflow_provider_dstny.api.client",
+        "fastapi",
+        "starlette",
+        "requests",
+        "aiohttp",
+        "pyarrow",
+    )
+    assert not [name for name in added if name.startswith(heavy)]
+
+
+def test_the_manifest_adds_nothing_but_itself():
+    script = """
+import json, sys
+before = set(sys.modules)
+import airflow_provider_dstny
+airflow_provider_dstny.get_provider_info()
+heavy = ("airflow", "httpx", "pydantic")
+print(json.dumps(sorted(name for name in set(sys.modules) - before if name.startswith(heavy))))
+"""
+    assert imported_by(script) == ["airflow_provider_dstny", "airflow_provider_dstny.provider_info"]
