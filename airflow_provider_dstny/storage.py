@@ -27,7 +27,7 @@ def write_jsonl(path: str | ObjectStoragePath, rows: Iterable[Mapping[str, Any]]
     partial = target.parent / f".{target.name}.partial"
     target.parent.mkdir(parents=True, exist_ok=True)
     count = 0
-    with partial.open("w", encoding="utf-8", newline="\n") as lines:
+    with target.fs.open(partial.path, "w", encoding="utf-8", newline="\n") as lines:
         for row in rows:
             lines.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
             count += 1
@@ -66,10 +66,10 @@ def read_row(reference: str) -> tuple[dict[str, Any], bool]:
 def _rows(path: ObjectStoragePath) -> Iterator[Any]:
     match path.suffix:
         case ".csv":
-            with path.open("r", encoding="utf-8-sig", newline="") as lines:
+            with path.fs.open(path.path, "r", encoding="utf-8-sig", newline="") as lines:
                 yield from csv.DictReader(lines)
         case ".jsonl":
-            with path.open("r", encoding="utf-8") as lines:
+            with path.fs.open(path.path, "r", encoding="utf-8") as lines:
                 yield from (json.loads(line) for line in lines if line.strip())
         case suffix:
             raise DstnyValidationError(None, f"{path} must be a .csv or .jsonl file, not {suffix or 'without suffix'}.")

@@ -153,8 +153,9 @@ def test_the_async_connection_works_and_closes(connect, simulator):
 def test_without_an_async_lookup_the_blocking_one_runs_in_a_thread(connect, mocker):
     # Airflow 3.0 has no BaseHook.aget_connection.
     hook = connect()
-    base = next(kind for kind in DstnyHook.__mro__ if "aget_connection" in vars(kind))
-    mocker.patch.object(base, "aget_connection", new=property(lambda self: (_ for _ in ()).throw(AttributeError())))
+    for kind in DstnyHook.__mro__:
+        if "aget_connection" in vars(kind):
+            mocker.patch.object(kind, "aget_connection", new=property(lambda self: self.not_there))
 
     async def run():
         async with hook.get_async_conn() as dstny:

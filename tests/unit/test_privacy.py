@@ -8,10 +8,14 @@ from datetime import UTC, datetime
 import pytest
 from airflow.sdk import DAG
 from airflow.sdk.execution_time.task_runner import _serialize_rendered_fields
-from airflow.serialization.serialized_objects import DagSerialization
 
 from airflow_provider_dstny.api.models import CallConversation
 from airflow_provider_dstny.operators.conversations import DstnyCreateCallConversationOperator
+
+try:
+    from airflow.serialization.serialized_objects import DagSerialization
+except ImportError:  # before Airflow 3.2
+    from airflow.serialization.serialized_objects import SerializedDAG as DagSerialization
 
 PHONE = "+46701740605"
 SIGNATURE = "X-Signature=abcdef0123456789"

@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
+from airflow.exceptions import AirflowRescheduleException
 from airflow.providers.common.compat.sdk import (
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
     TaskDeferred,
 )
-from airflow.sdk.exceptions import AirflowRescheduleException
 
 from airflow_provider_dstny.api.dstny import DstnyClient
 from airflow_provider_dstny.sensors.transcripts import DstnyTranscriptSensor
