@@ -28,6 +28,7 @@ lint: .venv/.ready
 	.venv/bin/lint-imports
 
 bench: .venv/.ready
+	@$(UV) sync --quiet --frozen --inexact --group bench
 	.venv/bin/python benchmarks/parse_cost.py
 
 .venv/.ready: pyproject.toml uv.lock | python

@@ -39,7 +39,8 @@ def main() -> int:
     parser.add_argument("--simulator-port", type=int, default=8765)
     parser.add_argument("--folder", type=Path, default=ROOT / ".demo")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGINT, interrupt)
     try:
         return run(options)
     except StartError as error:
@@ -48,6 +49,13 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\nStopped; nothing is left running.")
         return 130
+
+
+def interrupt(*_: object) -> None:
+    """Stop once: a second Ctrl-C must not cut the cleaning up."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def run(options: argparse.Namespace) -> int:

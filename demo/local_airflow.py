@@ -12,12 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
+import psutil
 
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 
@@ -68,16 +70,20 @@ class Process:
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the whole group."""
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
-        except ProcessLookupError:
-            return
 
-    def stop(self, patience: float = 8.0) -> None:
-        self.signal(signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(patience)
-        # Children that outlive their parent would keep ports and databases.
+    def stop(self, patience: float = 5.0) -> None:
+        """End the program and all its descendants; those that left the group would keep ports and databases."""
+        with suppress(psutil.NoSuchProcess):
+            family = psutil.Process(self._process.pid).children(recursive=True)
+            self.signal(signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(patience)
+            for child in family:
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
+            psutil.wait_procs(family, timeout=patience)
         self.signal(signal.SIGKILL)
         self._process.wait()
 
@@ -156,10 +162,8 @@ class LocalAirflow:
 
     def stop(self) -> None:
         self._http.close()
-        for process in self.processes.values():
-            process.signal(signal.SIGTERM)
-        for process in self.processes.values():
-            process.stop()
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(Process.stop, self.processes.values()))
 
     def run(self, *arguments: str) -> str:
         """Run an airflow command and return what it prints."""

@@ -123,8 +123,9 @@ def _error_of(
         case 404:
             return error(
                 DstnyNotFoundError,
-                "Check the id, and that the token's account owns it. If no id works, the path may be another "
-                f"one on your account: override paths.{request.operation} in the connection's extra.",
+                "Check the id, and that the connection's host is the API and its token's account owns the id. "
+                "If nothing is found, the path may be another one on your account: override "
+                f"paths.{request.operation} in the connection's extra.",
             )
         case 405:
             return error(

@@ -37,4 +37,4 @@ class DstnyHook(DstnyBaseHook["DstnyClient"]):
     def _greet(self, client: DstnyClient) -> str:
         # One of the two paths that the documents of the API spell out.
         teams = client.get_global_filters().teams or []
-        return f"The token is accepted and sees {len(teams)} teams."
+        return f"The token is accepted; teams it sees: {len(teams)}."

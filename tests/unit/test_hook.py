@@ -123,7 +123,7 @@ def test_test_connection_says_what_it_reached(connect, simulator):
     ok, message = connect(host=simulator.url, password=simulator.token).test_connection()
     assert ok
     assert simulator.url in message
-    assert "sees 1 teams" in message
+    assert "teams it sees: 1" in message
 
 
 def test_test_connection_says_which_field_to_mend_and_does_not_retry(connect, simulator, no_sleep):
