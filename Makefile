@@ -1,5 +1,5 @@
 # Needs Python 3.11 or newer with pip. Everything else is installed below this folder.
-PYTHON ?= $(shell command -v python3 || command -v python)
+PYTHON ?= python3
 AIRFLOW_PORT ?= 8080
 SIMULATOR_PORT ?= 8765
 UV = .tools/bin/uv
@@ -32,15 +32,18 @@ bench: .venv/.ready
 	.venv/bin/python benchmarks/parse_cost.py
 
 .venv/.ready: pyproject.toml uv.lock | python
-	@test -x $(UV) || $(PYTHON) -m pip install --quiet --target .tools "uv>=0.8,<1"
-	$(UV) sync --quiet --frozen --compile-bytecode --python $(PYTHON)
+	@test -x $(UV) || $(PYTHON) -m pip install --quiet --root-user-action=ignore --target .tools "uv>=0.8,<1"
+	@echo "Installing what is locked …"
+	@$(UV) sync --quiet --frozen --compile-bytecode --python $(PYTHON)
 	@touch $@
 
 python:
-	@test -n "$(PYTHON)" || { echo "No python3 found: install Python 3.11 or newer, or say PYTHON=/path/to/python."; exit 1; }
+	@command -v "$(PYTHON)" >/dev/null || \
+	  { echo "Python is missing: install Python 3.11 or newer, or say PYTHON=/path/to/python."; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "$(PYTHON) is $$($(PYTHON) --version 2>&1): Python 3.11 or newer is needed, say PYTHON=/path/to/python."; exit 1; }
-	@$(PYTHON) -m pip --version >/dev/null 2>&1 || { echo "$(PYTHON) has no pip: install it (Debian: apt-get install python3-pip)."; exit 1; }
+	  { echo "$(PYTHON) is $$($(PYTHON) --version 2>&1): 3.11 or newer is needed, say PYTHON=/path/to/python."; exit 1; }
+	@$(PYTHON) -m pip --version >/dev/null 2>&1 || \
+	  { echo "$(PYTHON) has no pip: install it (Debian: apt-get install python3-pip)."; exit 1; }
 
 clean:
 	rm -rf .venv .tools .demo

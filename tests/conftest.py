@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -39,6 +40,14 @@ def no_sleep(mocker: MockerFixture) -> list[float]:
     mocker.patch("airflow_provider_dstny.api.client.time", SimpleNamespace(sleep=slept.append))
     mocker.patch("airflow_provider_dstny.api.client.asyncio", SimpleNamespace(sleep=asleep))
     return slept
+
+
+@pytest.fixture
+def account(simulator: Simulator, monkeypatch: pytest.MonkeyPatch, no_sleep: list[float]) -> Simulator:
+    """A simulator behind the connection ``dstny_default``, with clients that do not sleep."""
+    connection = {"conn_type": "dstny", "host": simulator.url, "password": simulator.token}
+    monkeypatch.setenv("AIRFLOW_CONN_DSTNY_DEFAULT", json.dumps(connection))
+    return simulator
 
 
 @pytest.fixture

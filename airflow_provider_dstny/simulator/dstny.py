@@ -103,6 +103,12 @@ class DstnyState:
         self._seed = seed
         self._clock = clock
         self._lock = threading.Lock()
+        self._fetches: list[threading.Thread] = []
+
+    def settle(self) -> None:
+        """Wait until every recording has been fetched, or could not be."""
+        while self._fetches:
+            self._fetches.pop().join()
 
     def answer(self, call: Call) -> Any:
         """Do what a request asks for and return the JSON answer."""
@@ -137,7 +143,9 @@ class DstnyState:
         conversation_id = str(uuid.uuid4())
         created = SimulatedCall(conversation_id, call.body, self._clock())
         self.calls[conversation_id] = created
-        threading.Thread(target=self._fetch_recording, args=(created,), daemon=True).start()
+        fetch = threading.Thread(target=self._fetch_recording, args=(created,), daemon=True)
+        self._fetches.append(fetch)
+        fetch.start()
         return {"conversation_id": conversation_id}
 
     def _fetch_recording(self, call: SimulatedCall) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from contextlib import suppress
 from datetime import UTC, date, datetime
 from types import SimpleNamespace
@@ -77,8 +76,7 @@ def conversation_id(simulator):
     call = {**DOCUMENTED, "call_recording_url": f"{simulator.url}/recordings/a.wav"}
     with DstnyClient(simulator.url, simulator.token) as dstny:
         conversation_id = dstny.create_call_conversation(call)
-    while simulator.state.calls[conversation_id].recording == "pending":
-        time.sleep(0.001)
+    simulator.state.settle()
     return conversation_id
 
 
@@ -314,7 +312,6 @@ def test_a_recording_is_fetched_once_and_one_that_cannot_be_gives_no_transcript(
     with DstnyClient(simulator.url, simulator.token) as dstny:
         assert dstny.get_transcript(conversation_id).is_ready
         lost = dstny.create_call_conversation({**call, "call_recording_url": f"{simulator.url}/recordings/none"})
-        while simulator.state.calls[lost].recording == "pending":
-            time.sleep(0.001)
+        simulator.state.settle()
         with pytest.raises(DstnyNotFoundError):
             dstny.get_transcript(lost)

@@ -25,13 +25,6 @@ class TaskStateStore(dict):
 
 
 @pytest.fixture
-def account(simulator, monkeypatch, no_sleep):
-    connection = {"conn_type": "dstny", "host": simulator.url, "password": simulator.token}
-    monkeypatch.setenv("AIRFLOW_CONN_DSTNY_DEFAULT", json.dumps(connection))
-    return simulator
-
-
-@pytest.fixture
 def call(call, simulator):
     return {**call, "call_recording_url": f"{simulator.url}/recordings/a.wav"}
 
@@ -201,10 +194,16 @@ class TestSendingOnce:
 
 class TestWaiting:
     def test_in_the_worker(self, account, call, context, mocker):
-        slept = mocker.patch("airflow_provider_dstny.operators.conversations.time.sleep")
+        slept: list[float] = []
+
+        def sleep(seconds):
+            slept.append(round(seconds))
+            account.state.settle()
+
+        mocker.patch("airflow_provider_dstny.operators.conversations.time", SimpleNamespace(sleep=sleep))
         account.books.inject(Fault("status", "get_transcript", status=404, times=2))
         assert operator(call, wait_for_transcript=True, poke_interval=30).execute(context) in account.state.calls
-        assert [round(args.args[0]) for args in slept.call_args_list] == [30, 30]
+        assert slept == [30, 30]
 
     def test_in_the_triggerer(self, account, call, context):
         account.books.inject(Fault("status", "get_transcript", status=404))

@@ -11,13 +11,6 @@ from airflow_provider_dstny.simulator import Fault
 
 
 @pytest.fixture
-def account(simulator, monkeypatch, no_sleep):
-    connection = {"conn_type": "dstny", "host": simulator.url, "password": simulator.token}
-    monkeypatch.setenv("AIRFLOW_CONN_DSTNY_DEFAULT", json.dumps(connection))
-    return simulator
-
-
-@pytest.fixture
 def ids(account, call):
     with DstnyClient(account.url, account.token) as dstny:
         url = f"{account.url}/recordings/a.wav"
@@ -25,8 +18,7 @@ def ids(account, call):
             dstny.create_call_conversation({**call, "call_external_id": f"pbx-{n}", "call_recording_url": url})
             for n in range(3)
         ]
-    while any(one.recording == "pending" for one in account.state.calls.values()):
-        pass
+    account.state.settle()
     return ids
 
 

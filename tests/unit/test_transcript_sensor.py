@@ -82,9 +82,7 @@ def conversation_ids(account, call):
         for name in ("a", "b"):
             url = f"{account.url}/recordings/{name}.wav"
             ids.append(dstny.create_call_conversation({**call, "call_external_id": name, "call_recording_url": url}))
-    for created in account.state.calls.values():
-        while created.recording == "pending":
-            pass
+    account.state.settle()
     return ids
 
 
@@ -211,6 +209,7 @@ def test_a_deferral_hands_on_what_was_ready_and_an_outer_timeout(context, clock,
     with DstnyClient(account.url, account.token) as dstny:
         url = f"{account.url}/recordings/c.wav"
         late = dstny.create_call_conversation({**call, "call_external_id": "c", "call_recording_url": url})
+    account.state.settle()
     with pytest.raises(TaskDeferred) as deferred:
         sensor([*conversation_ids, late], deferrable=True, timeout=600).execute(context)
     assert set(deferred.value.trigger.ready) == set(conversation_ids)
