@@ -21,7 +21,7 @@ _DSTNY_FIELDS: dict[str, dict[str, Any]] = {
     },
     "requests_per_minute": {
         "label": "Requests per minute",
-        "description": "Pace of all requests with this token in one process. Empty: no limit of our own.",
+        "description": "Pace of this token in one process, such as one task. Empty: no limit.",
         "schema": {"type": _NUMBER_OR_EMPTY, "minimum": 1},
     },
     "verify": {

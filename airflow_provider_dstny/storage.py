@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,9 @@ from airflow_provider_dstny.api.errors import DstnyValidationError
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import ObjectStoragePath
+
+#: One row of a file, counted from 1.
+ROW_REFERENCE = re.compile(r"(?P<path>.+\.(?:csv|jsonl))#(?P<row>[1-9]\d{0,8})")
 
 
 def storage_path(path: str | ObjectStoragePath) -> ObjectStoragePath:
@@ -27,7 +31,8 @@ def write_jsonl(path: str | ObjectStoragePath, rows: Iterable[Mapping[str, Any]]
     partial = target.parent / f".{target.name}.partial"
     target.parent.mkdir(parents=True, exist_ok=True)
     count = 0
-    with target.fs.open(partial.path, "w", encoding="utf-8", newline="\n") as lines:
+    # Text of an API may hold half a surrogate pair; its escape is valid JSON.
+    with target.fs.open(partial.path, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as lines:
         for row in rows:
             lines.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
             count += 1
@@ -35,41 +40,68 @@ def write_jsonl(path: str | ObjectStoragePath, rows: Iterable[Mapping[str, Any]]
     return count
 
 
+def read_jsonl(path: str | ObjectStoragePath) -> list[Any]:
+    """Return the rows of a JSON Lines file, none if there is no such file.
+
+    :raises DstnyValidationError: the file is not JSON Lines.
+    """
+    target = storage_path(path)
+    return [row for row, _ in _rows(target)] if target.exists() else []
+
+
 def count_rows(path: str | ObjectStoragePath) -> int:
-    """Return the number of rows of a ``.csv`` or ``.jsonl`` file."""
+    """Return the number of rows of a ``.csv`` or ``.jsonl`` file.
+
+    :raises DstnyValidationError: there is no such file, or it cannot be read as what it is called.
+    """
     return sum(1 for _ in _rows(storage_path(path)))
 
 
-def read_row(reference: str) -> tuple[dict[str, Any], bool]:
+def read_row(reference: str) -> dict[str, Any]:
     """Read one row: ``<path>.csv#<row>`` or ``<path>.jsonl#<row>``, counted from 1.
 
-    :return: the row, and whether its values are text cells.
+    Cells of a CSV file are text, and an empty cell is no value.
+
     :raises DstnyValidationError: the reference has another form, or there is no such file or row.
     """
-    path, _, number = reference.rpartition("#")
-    if not path or not number.isdecimal() or int(number) < 1:
+    match = ROW_REFERENCE.fullmatch(reference)
+    if match is None:
         raise DstnyValidationError(
-            None, f"{reference!r} is not a row of a file: it must be like s3://bucket/calls.csv#1, counted from 1."
+            None, "call is not the row of a file: it must be like s3://bucket/calls.csv#1, counted from 1."
         )
-    target = storage_path(path)
-    try:
-        row = next(islice(_rows(target), int(number) - 1, None), None)
-    except FileNotFoundError:
-        raise DstnyValidationError(None, f"{path} does not exist.") from None
-    except json.JSONDecodeError as error:
-        raise DstnyValidationError(None, f"{path} has a line that is not JSON (line {error.lineno}).") from None
+    rows = _rows(storage_path(match["path"]))
+    row, number = next(islice(rows, int(match["row"]) - 1, None), (None, 0))
+    if not number:
+        raise DstnyValidationError(None, f"{match['path']} has no row {match['row']}.")
     if not isinstance(row, dict):
-        raise DstnyValidationError(None, f"{path} has no row {number}, or it is not an object.")
-    return row, target.suffix == ".csv"
+        raise DstnyValidationError(None, f"{reference} (line {number}) is not an object.")
+    if None in row:
+        raise DstnyValidationError(None, f"{reference} (line {number}) has more cells than the header has names.")
+    return row
 
 
-def _rows(path: ObjectStoragePath) -> Iterator[Any]:
-    match path.suffix:
-        case ".csv":
-            with path.fs.open(path.path, "r", encoding="utf-8-sig", newline="") as lines:
-                yield from csv.DictReader(lines)
-        case ".jsonl":
-            with path.fs.open(path.path, "r", encoding="utf-8") as lines:
-                yield from (json.loads(line) for line in lines if line.strip())
-        case suffix:
-            raise DstnyValidationError(None, f"{path} must be a .csv or .jsonl file, not {suffix or 'without suffix'}.")
+def _rows(path: ObjectStoragePath) -> Iterator[tuple[Any, int]]:
+    """Yield each row with the number of its line."""
+    line = 0
+    try:
+        with path.fs.open(path.path, "r", encoding="utf-8-sig", newline="") as lines:
+            if path.suffix == ".csv":
+                table = csv.DictReader(lines)
+                for cells in table:
+                    line = table.line_num
+                    yield {name: cell for name, cell in cells.items() if cell and (name is None or cell.strip())}, line
+                return
+            for line, text in enumerate(lines, 1):
+                if text.strip():
+                    yield json.loads(text), line
+            return
+    except FileNotFoundError:
+        problem = "does not exist"
+    except (IsADirectoryError, NotADirectoryError):
+        problem = "is not a file"
+    except UnicodeDecodeError:
+        problem = f"is not UTF-8 after line {line}"
+    except (ValueError, RecursionError, csv.Error):
+        problem = f"cannot be read {'' if path.suffix == '.csv' else 'as JSON Lines '}at line {max(line, 1)}"
+    # Raised here, because those errors carry the text of the file.
+    raise DstnyValidationError(None, f"{path} {problem}.")

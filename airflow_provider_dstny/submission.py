@@ -6,11 +6,13 @@ it matters.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_dstny.api.errors import DstnyAmbiguousError, DstnyError, DstnyServerError
+from airflow_provider_dstny.api.errors import DstnyAmbiguousError, DstnyApiError, DstnyConnectionError, DstnyError
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -29,7 +31,8 @@ def submit_once(dstny: DstnyClient, call: CallConversation, context: Context, *,
     """
     store = context.get("task_state_store")
     record = _record(context)
-    if record.get("call_external_id") == call.call_external_id:
+    earlier = record.get("call") == _fingerprint(call)
+    if earlier:
         conversation_id = record.get("conversation_id") or _find(dstny, call)
         if conversation_id:
             _log.info("An earlier try sent call %s: re-attaching", call.call_external_id)
@@ -37,9 +40,9 @@ def submit_once(dstny: DstnyClient, call: CallConversation, context: Context, *,
             return str(conversation_id)
         if not resubmit_ambiguous:
             raise DstnyAmbiguousError(
-                f"An earlier try sent call {call.call_external_id}, its answer was lost, and the call is not among "
-                "the account's conversations (yet). Check in Dstny, or clear this task in some minutes so that it "
-                "looks again. To send it again at the risk of a duplicate, set resubmit_ambiguous=True."
+                f"An earlier try sent call {call.call_external_id} without a usable answer, and the call is not "
+                "among the account's conversations (yet). Check in Dstny, or clear this task in some minutes so that "
+                "it looks again. To send it again at the risk of a duplicate, set resubmit_ambiguous=True."
             )
         _log.warning("Sending call %s again: an earlier try may have arrived", call.call_external_id)
     elif store is None and context["ti"].try_number > 1:
@@ -52,7 +55,7 @@ def submit_once(dstny: DstnyClient, call: CallConversation, context: Context, *,
     try:
         conversation_id = dstny.create_call_conversation(call)
     except DstnyError as error:
-        if store is not None and not isinstance(error, (DstnyAmbiguousError, DstnyServerError)):
+        if store is not None and not earlier and _surely_not_done(error):
             store.delete(_KEY)
         raise
     _remember(context, call, conversation_id)
@@ -79,8 +82,21 @@ def _record(context: Context) -> dict[str, Any]:
 def _remember(context: Context, call: CallConversation, conversation_id: str | None) -> None:
     store = context.get("task_state_store")
     if store is not None:
-        record: dict[str, Any] = {"call_external_id": call.call_external_id, "max_tries": context["ti"].max_tries}
+        record: dict[str, Any] = {"call": _fingerprint(call), "max_tries": context["ti"].max_tries}
         store.set(_KEY, record if conversation_id is None else {**record, "conversation_id": conversation_id})
+
+
+def _fingerprint(call: CallConversation) -> str:
+    """Tell one call from another, and from its corrected self; a recording's URL may be signed anew each time."""
+    body = {name: value for name, value in call.to_json().items() if name != "call_recording_url"}
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _surely_not_done(error: DstnyError) -> bool:
+    """Tell whether an error proves that the call was not taken: never sent, or refused."""
+    if isinstance(error, DstnyApiError):
+        return error.status_code is None or (400 <= error.status_code < 500 and error.status_code != 408)
+    return isinstance(error, DstnyConnectionError)
 
 
 def _find(dstny: DstnyClient, call: CallConversation) -> str | None:

@@ -3,7 +3,8 @@
 Each row of the file is sent as a call, its transcript is awaited without holding a worker, an AI agent runs
 on every conversation, and everything lands as JSON Lines. A row that is wrong fails its own task with the
 field and the reason; the others go on, and the run is marked failed after they have landed. Phone numbers
-stay in the file: the tasks hand on row references, ids, paths and counts.
+stay in the file: the tasks hand on row references, ids, paths and counts. (Airflow maps at most 1024 rows, see
+``[core] max_map_length``.)
 
 Needs a connection ``dstny_default``. ``make demo`` runs this DAG on a real Airflow against the simulator.
 """

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import tempfile
@@ -38,7 +39,8 @@ def no_sleep(mocker: MockerFixture) -> list[float]:
         slept.append(seconds)
 
     mocker.patch("airflow_provider_dstny.api.client.time", SimpleNamespace(sleep=slept.append))
-    mocker.patch("airflow_provider_dstny.api.client.asyncio", SimpleNamespace(sleep=asleep))
+    awaited = SimpleNamespace(sleep=asleep, get_running_loop=asyncio.get_running_loop)
+    mocker.patch("airflow_provider_dstny.api.client.asyncio", awaited)
     return slept
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from html import unescape
+from itertools import islice
 from typing import Any
 
 from airflow_provider_dstny.api.errors import (
     DstnyAmbiguousError,
     DstnyApiError,
     DstnyAuthError,
-    DstnyError,
     DstnyNotFoundError,
     DstnyQuotaError,
     DstnyRateLimitError,
@@ -25,12 +25,13 @@ from airflow_provider_dstny.api.errors import (
     status_phrase,
 )
 from airflow_provider_dstny.api.operation import Request
+from airflow_provider_dstny.api.privacy import scrub
 
 #: A wait this long is not a rate limit of a minute but a daily quota, in seconds.
 _QUOTA_WAIT = 3600.0
-_LONGEST_MESSAGE = 300
+#: A longer wait than a month is no information, in seconds.
+_LONGEST_TOLD_WAIT = 31 * 86400.0
 _MESSAGE_KEYS = ("message", "detail", "error_description", "error", "errors", "title")
-_PHONE_NUMBER = re.compile(r"(?<![\w-])\+?\d(?:[ ().\-]?\d){6,}(?![\w-])")
 #: A gateway answers these in place of the API, whose own answer is lost.
 _LOST_ANSWER_STATUSES = frozenset({502, 504})
 
@@ -46,7 +47,7 @@ def read_answer(
     :raises DstnyError: the kind that fits the status, or an unreadable body.
     """
     if 200 <= status < 300:
-        return _decode(request, headers, body)
+        return _decode(request, headers, body, token)
     error = _error_of(request, status, headers, body, token=token, now=now)
     if status in _LOST_ANSWER_STATUSES and not request.repeatable:
         raise lost_answer(request, f"{status} {status_phrase(status)}")
@@ -61,21 +62,15 @@ def lost_answer(request: Request, cause: str) -> DstnyAmbiguousError:
     )
 
 
-def scrub(text: str, token: str) -> str:
-    """Shorten text of the API to one line, without the token and without phone numbers."""
-    line = " ".join(text.replace(token, "***").split())
-    line = _PHONE_NUMBER.sub("***", line)
-    return line if len(line) <= _LONGEST_MESSAGE else f"{line[:_LONGEST_MESSAGE]}…"
-
-
-def _decode(request: Request, headers: Mapping[str, str], body: bytes) -> Any:
+def _decode(request: Request, headers: Mapping[str, str], body: bytes, token: str) -> Any:
     if not body.strip():
         return None
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
         pass  # Raised below: the parser's own error carries the body.
-    cause = f"{len(body)} bytes of {headers.get('content-type', 'no content type')} that are not whole JSON"
+    content_type = scrub(headers.get("content-type", "no content type"), token)
+    cause = f"{len(body)} bytes of {content_type} that are not whole JSON"
     if not request.repeatable:
         raise lost_answer(request, cause)
     raise DstnyResponseError(
@@ -86,23 +81,19 @@ def _decode(request: Request, headers: Mapping[str, str], body: bytes) -> Any:
 
 def _error_of(
     request: Request, status: int, headers: Mapping[str, str], body: bytes, *, token: str, now: datetime
-) -> DstnyError:
+) -> DstnyApiError:
     payload = _payload(body)
-    message = scrub(_message(payload, body), token)
-    request_id = headers.get("x-request-id") or _request_id(payload)
-    told = f"{request}: {message}".rstrip(".: ") + "."
+    said = scrub(_message(payload, body), token)
+    message = f"{request}: {said}".rstrip(".: ") + "."
+    request_id = scrub(headers.get("x-request-id") or _request_id(payload), token) or None
+    override = f"override paths.{request.operation} in the connection's extra"
 
-    def error(kind: type[DstnyApiError], hint: str | None) -> DstnyApiError:
-        return kind(status, told, request_id, hint)
+    def error(kind: type[DstnyApiError], hint: str, **attributes: Any) -> DstnyApiError:
+        return kind(status, message, request_id, hint, **attributes)
 
-    if 300 <= status < 400:
-        return error(
-            DstnyApiError,
-            "The API does not redirect: put the address it really lives at into the connection's host.",
-        )
     match status:
         case 400 | 422:
-            return error(DstnyValidationError, "Mend the input; a retry of the same input fails the same way.")
+            return error(DstnyValidationError, "Fix the input; a retry of the same input fails the same way.")
         case 401:
             return error(
                 DstnyAuthError,
@@ -110,62 +101,54 @@ def _error_of(
                 "password. A retry with the same token fails the same way.",
             )
         case 403:
-            scope = re.search(r"['\"`]([\w:.-]+)['\"`] scope", message)
-            name = f"the '{scope[1]}' scope" if scope else "the right"
-            scope_error = DstnyScopeError(
-                status,
-                told,
-                request_id,
-                f"Give the token {name} in Dstny's settings, or use a token that has it; a retry does not help.",
+            named = re.search(r"['\"`]([\w:.-]+)['\"`] scope", said)
+            scope = named[1] if named else None
+            right = f"the '{scope}' scope" if scope else "the right"
+            return error(
+                DstnyScopeError,
+                f"Give the token {right} in Dstny's settings, or use a token that has it; a retry does not help.",
+                scope=scope,
             )
-            scope_error.scope = scope[1] if scope else None
-            return scope_error
         case 404:
             return error(
                 DstnyNotFoundError,
                 "Check the id, and that the connection's host is the API and its token's account owns the id. "
-                "If nothing is found, the path may be another one on your account: override "
-                f"paths.{request.operation} in the connection's extra.",
+                f"If nothing is found, the path may be another one on your account: {override}. "
+                "A retry helps only if it is not there yet.",
             )
         case 405:
+            return error(DstnyApiError, f"The path takes another method: {override}; a retry does not help.")
+        case 429:
+            retry_after = _retry_after(payload, headers, now)
+            if "quota" in said.lower() or (retry_after or 0) >= _QUOTA_WAIT:
+                resets_at = _reset(retry_after, now)
+                hint = f"The daily quota is used up until about {resets_at:%Y-%m-%d %H:%M} UTC; a retry before fails."
+                return error(DstnyQuotaError, hint, resets_at=resets_at)
+            when = "later" if retry_after is None else f"after {retry_after:g} s"
+            hint = f"Retry {when}, or lower requests_per_minute in the connection's extra."
+            return error(DstnyRateLimitError, hint, retry_after=retry_after)
+        case _ if status >= 500:
+            hint = (
+                "The API failed; a retry later may pass."
+                if request.repeatable
+                else "The API failed, and it may have happened all the same: look before sending it again."
+            )
+            return error(DstnyServerError, hint, retry_after=_retry_after(payload, headers, now))
+        case _ if 300 <= status < 400:
             return error(
                 DstnyApiError,
-                f"The path takes another method: override paths.{request.operation} in the connection's extra.",
+                "The API does not redirect: put the address where it really lives into the connection's host; "
+                "a retry does not help.",
             )
-        case 429:
-            return _slow_down(status, told, message, request_id, payload, headers, now)
-    if status >= 500:
-        return error(DstnyServerError, "The API failed; a retry later may pass.")
-    return error(DstnyApiError, None)
+    return error(DstnyApiError, "The API refuses this as things stand; a retry helps only if they change.")
 
 
-def _slow_down(
-    status: int,
-    told: str,
-    message: str,
-    request_id: str | None,
-    payload: Any,
-    headers: Mapping[str, str],
-    now: datetime,
-) -> DstnyApiError:
-    retry_after = _retry_after(payload, headers, now)
-    if "quota" in message.lower() or (retry_after or 0) >= _QUOTA_WAIT:
-        tomorrow = (now.astimezone(UTC) + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
-        resets_at = tomorrow if retry_after is None else now.astimezone(UTC) + timedelta(seconds=retry_after)
-        quota_error = DstnyQuotaError(
-            status,
-            told,
-            request_id,
-            f"The daily quota is used up until about {resets_at:%Y-%m-%d %H:%M} UTC; a retry before then fails.",
-        )
-        quota_error.resets_at = resets_at
-        return quota_error
-    when = "later" if retry_after is None else f"after {retry_after:g} s"
-    rate_error = DstnyRateLimitError(
-        status, told, request_id, f"Retry {when}, or lower requests_per_minute in the connection's extra."
-    )
-    rate_error.retry_after = retry_after
-    return rate_error
+def _reset(retry_after: float | None, now: datetime) -> datetime:
+    """When a daily quota starts anew: as told, else at the next midnight UTC."""
+    if retry_after is not None and retry_after < _LONGEST_TOLD_WAIT:
+        return now.astimezone(UTC) + timedelta(seconds=retry_after)
+    tomorrow = now.astimezone(UTC) + timedelta(days=1)
+    return tomorrow.replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 def _retry_after(payload: Any, headers: Mapping[str, str], now: datetime) -> float | None:
@@ -186,7 +169,7 @@ def _retry_after(payload: Any, headers: Mapping[str, str], now: datetime) -> flo
 def _seconds_until(value: Any, now: datetime) -> float:
     try:
         moment = parsedate_to_datetime(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, AttributeError, OverflowError):
         return -1
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
@@ -201,20 +184,23 @@ def _payload(body: bytes) -> Any:
 
 
 def _message(payload: Any, body: bytes) -> str:
+    """Find what an error body says: the known keys of JSON, or the title of a page."""
     if payload is None:
         title = re.search(rb"<title[^>]*>(.{0,500}?)</title", body[:65536], re.IGNORECASE | re.DOTALL)
         return unescape(title[1].decode("utf-8", "replace")) if title else ""
+    return "; ".join(islice(_texts(payload, depth=4), 5))
+
+
+def _texts(payload: Any, depth: int) -> Iterator[str]:
     if isinstance(payload, dict):
-        for key in _MESSAGE_KEYS:
-            if payload.get(key):
-                return _message(payload[key], b"")
-        return ""
-    if isinstance(payload, list):
-        return "; ".join(filter(None, (_message(item, b"") for item in payload[:5])))
-    return str(payload)
+        payload = next((payload[key] for key in _MESSAGE_KEYS if payload.get(key)), None)
+    if isinstance(payload, (dict, list)):
+        for item in (payload if isinstance(payload, list) else [payload])[:5] if depth else ():
+            yield from _texts(item, depth - 1)
+    elif isinstance(payload, (str, int, float)):
+        yield str(payload)[:1000]
 
 
-def _request_id(payload: Any) -> str | None:
+def _request_id(payload: Any) -> str:
     meta = payload.get("meta") if isinstance(payload, dict) else None
-    request_id = meta.get("request_id") if isinstance(meta, dict) else None
-    return str(request_id) if request_id else None
+    return str(meta.get("request_id") or "") if isinstance(meta, dict) else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import threading
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -11,13 +12,12 @@ from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar
-from urllib.parse import urlsplit
 
 import httpx
 from tenacity import AsyncRetrying, Retrying
 
 from airflow_provider_dstny import __version__
-from airflow_provider_dstny.api.answers import lost_answer, read_answer, scrub
+from airflow_provider_dstny.api.answers import lost_answer, read_answer
 from airflow_provider_dstny.api.errors import (
     DstnyConnectionError,
     DstnyError,
@@ -26,6 +26,7 @@ from airflow_provider_dstny.api.errors import (
     DstnyValidationError,
 )
 from airflow_provider_dstny.api.operation import Request, Route, Steps, override_routes
+from airflow_provider_dstny.api.privacy import scrub
 from airflow_provider_dstny.api.retry import LONGEST_WAIT, retry_options
 from airflow_provider_dstny.api.throttle import throttle_for
 
@@ -70,6 +71,8 @@ class ApiClient:
         self._throttle = throttle_for(self.base_url, self._token, requests_per_minute)
         self._http: httpx.Client | None = None
         self._ahttp: httpx.AsyncClient | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.base_url}>"
@@ -85,7 +88,10 @@ class ApiClient:
     ) -> Request:
         """Build the request of an operation from the path table; ids are percent-encoded."""
         route = self._routes[operation]
-        return Request(operation, route.method, route.path(operation, ids), tuple(params), json, timeout)
+        # What an operation does is not changed by an override of where it lives.
+        repeatable = self.routes[operation].repeatable
+        path = route.path(operation, ids)
+        return Request(operation, route.method, path, repeatable, tuple(params), json, timeout)
 
     def run(self, steps: Steps[T]) -> T:
         """Perform the requests of an operation, blocking."""
@@ -93,9 +99,7 @@ class ApiClient:
             request = next(steps)
             while True:
                 try:
-                    answer: Any = Retrying(sleep=time.sleep, **retry_options(request, self._max_retries))(
-                        self._send, request
-                    )
+                    answer: Any = Retrying(sleep=time.sleep, **self._retries(request))(self._send, request)
                 except DstnyError as error:
                     request = steps.throw(error)
                 else:
@@ -109,7 +113,7 @@ class ApiClient:
             request = next(steps)
             while True:
                 try:
-                    answer: Any = await AsyncRetrying(sleep=asyncio.sleep, **retry_options(request, self._max_retries))(
+                    answer: Any = await AsyncRetrying(sleep=asyncio.sleep, **self._retries(request))(
                         self._asend, request
                     )
                 except DstnyError as error:
@@ -119,9 +123,13 @@ class ApiClient:
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
 
+    def _retries(self, request: Request) -> dict[str, Any]:
+        return retry_options(request, self._max_retries if request.max_retries is None else request.max_retries)
+
     def _send(self, request: Request) -> Any:
-        if self._http is None:
-            self._http = httpx.Client(**self._http_options())
+        with self._lock:
+            if self._http is None:
+                self._http = httpx.Client(**self._http_options())
         time.sleep(self._throttle.reserve())
         try:
             response = self._http.request(**self._http_request(request))
@@ -132,8 +140,10 @@ class ApiClient:
         raise failure
 
     async def _asend(self, request: Request) -> Any:
-        if self._ahttp is None:
-            self._ahttp = httpx.AsyncClient(**self._http_options())
+        loop = asyncio.get_running_loop()
+        if self._ahttp is None or self._loop is not loop:
+            # Connections belong to the event loop that opened them.
+            self._ahttp, self._loop = httpx.AsyncClient(**self._http_options()), loop
         await asyncio.sleep(self._throttle.reserve())
         try:
             response = await self._ahttp.request(**self._http_request(request))
@@ -185,8 +195,6 @@ class ApiClient:
                 f"{request} could not reach {self.base_url} ({cause}). Nothing was sent: check the connection's "
                 "host, the network and, for a TLS failure, verify. A retry is safe."
             )
-        if isinstance(error, (httpx.UnsupportedProtocol, httpx.InvalidURL)):
-            return DstnyValidationError(None, f"{request} has an address that cannot be requested ({cause}).")
         if not request.repeatable:
             return lost_answer(request, cause)
         if isinstance(error, httpx.TimeoutException):
@@ -229,11 +237,11 @@ def _base_url(url: str, base_path: str) -> str:
     """Check the address of an API and append its base path."""
     text = url.strip().rstrip("/")
     try:
-        parts = urlsplit(text)
-        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
-    except ValueError:
+        parts = httpx.URL(text)
+        usable = parts.scheme in {"http", "https"} and bool(parts.host) and parts.port != 0
+    except httpx.InvalidURL:
         usable = False
-    if not usable or parts.username or parts.password or parts.query or parts.fragment:
+    if not usable or parts.userinfo or parts.query or parts.fragment:
         raise DstnyValidationError(
             None,
             "host must be the base URL of the API, like https://api.example.com, without user, query or fragment.",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from airflow_provider_dstny.api.answers import lost_answer
 from airflow_provider_dstny.api.client import ApiClient
@@ -68,13 +68,17 @@ class DstnyClient(ApiClient):
     ) -> Steps[list[Conversation]]:
         """*Get conversations for account*, filtered.
 
+        The API documents no pages: one request returns all that match, so keep the days narrow.
+
         :param search: full text.
         :param global_user_ids: organizers; this and the other ids come from :meth:`get_global_filters`.
+        :param global_team_ids: teams whose members organized the conversations.
+        :param campaign_ids: names of campaigns.
         :param recording_types: ``meeting``, ``call``, ``live``.
+        :param deals_status: states of the deals that belong to the conversations.
         :param global_start: earliest day, inclusive; a timezone-aware datetime counts as its UTC day.
         :param global_end: latest day, inclusive.
         """
-        _one_of("recording_types", recording_types, ("meeting", "call", "live"))
         params = [
             *_scalar("search", search),
             *_array("global_user_ids", global_user_ids),
@@ -85,6 +89,11 @@ class DstnyClient(ApiClient):
             *_scalar("global_start", _day("global_start", global_start)),
             *_scalar("global_end", _day("global_end", global_end)),
         ]
+        allowed = get_args(RecordingType)
+        if wrong := [value for name, value in params if name == "recording_types[]" and value not in allowed]:
+            raise DstnyValidationError(
+                None, f"recording_types has {', '.join(wrong)}; allowed are {', '.join(allowed)}."
+            )
         return Conversation.read_rows((yield self.request("list_conversations", params=params)))
 
     @operation
@@ -97,8 +106,9 @@ class DstnyClient(ApiClient):
         valid = call if isinstance(call, CallConversation) else CallConversation.parse(call)
         request = self.request("create_call_conversation", json=valid.to_json())
         body = unwrap((yield request))
-        conversation_id = body.get("conversation_id", body.get("id")) if isinstance(body, dict) else None
-        if not isinstance(conversation_id, (str, int)) or not str(conversation_id).strip():
+        given = (body.get("conversation_id"), body.get("id")) if isinstance(body, dict) else ()
+        conversation_id = next((one for one in given if isinstance(one, (str, int)) and one is not True and one), None)
+        if conversation_id is None:
             raise lost_answer(request, "the answer has no conversation_id")
         return str(conversation_id)
 
@@ -160,6 +170,10 @@ class DstnyClient(ApiClient):
         :param request_timeout: seconds to wait for the agent.
         :raises DstnyAmbiguousError: the answer was lost; without ``force``, a repeat is safe.
         """
+        _checked("agent_id", agent_id, int)
+        _checked("is_test_run", is_test_run, bool)
+        _checked("force", force, bool)
+        _checked("request_timeout", request_timeout, int, float)
         answer = yield self.request(
             "run_agent",
             json={"is_test_run": is_test_run, "force": force},
@@ -182,16 +196,16 @@ def _scalar(name: str, value: str | None) -> Iterator[tuple[str, str]]:
 
 
 def _array(name: str, values: Sequence[object]) -> Iterator[tuple[str, str]]:
-    if isinstance(values, str):
-        raise DstnyValidationError(None, f"{name} must be a list, not a single string.")
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise DstnyValidationError(None, f"{name} must be a list.")
     for value in values:
         yield f"{name}[]", str(value)
 
 
-def _one_of(name: str, values: Sequence[str], allowed: tuple[str, ...]) -> None:
-    wrong = [str(value) for value in values if value not in allowed]
-    if wrong and not isinstance(values, str):
-        raise DstnyValidationError(None, f"{name} has {', '.join(wrong)}; allowed are {', '.join(allowed)}.")
+def _checked(name: str, value: object, *kinds: type) -> None:
+    if type(value) not in kinds or (type(value) is not bool and not value > 0):  # type: ignore[operator]
+        wanted = " or ".join(kind.__name__ for kind in kinds)
+        raise DstnyValidationError(None, f"{name} must be {wanted}, not {value!r}.")
 
 
 def _day(name: str, value: date | str | None) -> str | None:
@@ -204,4 +218,6 @@ def _day(name: str, value: date | str | None) -> str | None:
             value = date.fromisoformat(value)
         except ValueError:
             raise DstnyValidationError(None, f"{name} must be a day like 2026-01-31.") from None
+    if value is not None and not isinstance(value, date):
+        raise DstnyValidationError(None, f"{name} must be a day, not {type(value).__name__}.")
     return value.isoformat() if value is not None else None

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from datetime import datetime
 from http import HTTPStatus
+from typing import ClassVar
 
 
 class DstnyError(Exception):
-    """Base of every error of the Dstny APIs."""
+    """Base of every error of the Dstny API."""
+
+    #: A retry of the same thing fails the same way.
+    final: ClassVar[bool] = False
+    #: The next request would meet it too, whatever it asks for.
+    affects_all: ClassVar[bool] = False
 
 
 class DstnyConnectionError(DstnyError):
-    """The API could not be reached, or the connection broke before an answer came."""
+    """The API could not be reached, or the connection broke before the answer to a read came."""
+
+    affects_all = True
 
 
 class DstnyTimeoutError(DstnyError):
-    """The API was reached but did not answer within the timeout."""
+    """The API was reached but did not answer a read within the timeout."""
+
+    affects_all = True
 
 
 class DstnyResponseError(DstnyError):
@@ -30,7 +40,7 @@ class DstnyApiError(DstnyError):
     """The API answered with an error.
 
     :param status_code: HTTP status; None when bad input was refused before anything was sent.
-    :param message: what the API said, shortened, without tokens and phone numbers.
+    :param message: the operation and what the API said, shortened, without tokens and phone numbers.
     :param request_id: the API's own id of the request, for support.
     :param hint: which setting or scope to change, and what a retry will do.
     """
@@ -62,11 +72,27 @@ class DstnyApiError(DstnyError):
 class DstnyAuthError(DstnyApiError):
     """401: the token is missing, invalid, revoked or expired."""
 
+    final = True
+    affects_all = True
+
 
 class DstnyScopeError(DstnyApiError):
     """403: the token lacks a scope, named by ``scope`` where the API names it."""
 
-    scope: str | None = None
+    final = True
+    affects_all = True
+
+    def __init__(
+        self,
+        status_code: int | None,
+        message: str,
+        request_id: str | None = None,
+        hint: str | None = None,
+        *,
+        scope: str | None = None,
+    ) -> None:
+        super().__init__(status_code, message, request_id, hint)
+        self.scope = scope
 
 
 class DstnyNotFoundError(DstnyApiError):
@@ -76,21 +102,59 @@ class DstnyNotFoundError(DstnyApiError):
 class DstnyValidationError(DstnyApiError, ValueError):
     """400 or 422, or input that was refused before anything was sent (``status_code`` is None)."""
 
+    final = True
+
 
 class DstnyRateLimitError(DstnyApiError):
     """429: too many requests. ``retry_after`` is in seconds, None where the API did not say."""
 
-    retry_after: float | None = None
+    affects_all = True
+
+    def __init__(
+        self,
+        status_code: int | None,
+        message: str,
+        request_id: str | None = None,
+        hint: str | None = None,
+        *,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(status_code, message, request_id, hint)
+        self.retry_after = retry_after
 
 
 class DstnyQuotaError(DstnyApiError):
     """429 of the daily quota. ``resets_at`` is the UTC time of the reset."""
 
-    resets_at: datetime | None = None
+    affects_all = True
+
+    def __init__(
+        self,
+        status_code: int | None,
+        message: str,
+        request_id: str | None = None,
+        hint: str | None = None,
+        *,
+        resets_at: datetime | None = None,
+    ) -> None:
+        super().__init__(status_code, message, request_id, hint)
+        self.resets_at = resets_at
 
 
 class DstnyServerError(DstnyApiError):
-    """5xx: the API failed."""
+    """5xx: the API failed. ``retry_after`` is in seconds, None where the API did not say."""
+
+    def __init__(
+        self,
+        status_code: int | None,
+        message: str,
+        request_id: str | None = None,
+        hint: str | None = None,
+        *,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(status_code, message, request_id, hint)
+        self.retry_after = retry_after
 
 
 def status_phrase(status_code: int) -> str:

@@ -8,43 +8,59 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import update_wrapper
 from string import Formatter
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeAlias, TypeVar, overload
-from urllib.parse import quote
 
-from airflow_provider_dstny.api.errors import DstnyValidationError
+from airflow_provider_dstny.api.errors import DstnyError, DstnyValidationError
+from airflow_provider_dstny.api.ids import encode_id
 
 P = ParamSpec("P")
 T = TypeVar("T")
 ClientT = TypeVar("ClientT", bound="Driver")
 
-#: A repeat of these cannot do a thing twice, so they are retried freely.
-_REPEATABLE_METHODS = frozenset({"GET", "HEAD", "PUT"})
 _METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP request below the API's base path. ``timeout`` is in seconds, None for the client's own."""
+    """One HTTP request below the API's base path.
+
+    :param repeatable: a repeat cannot do a thing twice, so it is retried freely.
+    :param timeout: seconds, None for the client's own.
+    :param max_retries: None for the client's own.
+    """
 
     operation: str
     method: str
     path: str
+    repeatable: bool
     params: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     json: Any = field(default=None, repr=False)
     timeout: float | None = None
-
-    @property
-    def repeatable(self) -> bool:
-        return self.method in _REPEATABLE_METHODS
+    max_retries: int | None = None
 
     def __str__(self) -> str:
         return f"{self.operation} ({self.method} {self.path})"
 
 
 Steps: TypeAlias = Generator[Request, Any, T]
+
+
+def without_retries(steps: Steps[T]) -> Steps[T]:
+    """Let each request of an operation be tried only once, for callers that come back anyway."""
+    try:
+        request = next(steps)
+        while True:
+            try:
+                answer = yield replace(request, max_retries=0)
+            except DstnyError as error:
+                request = steps.throw(error)
+            else:
+                request = steps.send(answer)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
 
 
 class Driver(Protocol):
@@ -97,6 +113,10 @@ class Route:
     template: str
 
     @property
+    def repeatable(self) -> bool:
+        return self.method in {"GET", "PUT"}
+
+    @property
     def placeholders(self) -> frozenset[str]:
         return frozenset(name for _, name, _, _ in Formatter().parse(self.template) if name is not None)
 
@@ -108,19 +128,6 @@ class Route:
         return self.template.format(
             **{name: encode_id(value, f"{operation_name}: {name}") for name, value in ids.items()}
         )
-
-
-def encode_id(value: object, name: str) -> str:
-    """Percent-encode one id for use as a single path segment.
-
-    :raises DstnyValidationError: the id is empty, a dot segment, or neither a string nor an integer.
-    """
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise DstnyValidationError(None, f"{name} must be a string or an integer, not {type(value).__name__}.")
-    text = str(value).strip()
-    if text in {"", ".", ".."}:
-        raise DstnyValidationError(None, f"{name} is empty or not an id.")
-    return quote(text, safe="")
 
 
 def override_routes(routes: Mapping[str, Route], overrides: Mapping[str, Any]) -> dict[str, Route]:
@@ -153,14 +160,11 @@ def _override(name: str, route: Route, value: Any) -> Route:
     override = Route(method.strip().upper() or route.method, template.strip())
     if override.method not in _METHODS:
         raise DstnyValidationError(None, f"paths.{name} has an unknown method {override.method!r}.")
-    try:
-        placeholders = override.placeholders
-    except ValueError as error:
-        raise DstnyValidationError(None, f"paths.{name} is not a path template: {error}.") from None
-    if not re.fullmatch(r"/[^\s?#]*", override.template) or placeholders != route.placeholders:
+    if not re.fullmatch(r"/[^\s?#{}]*(\{\w+\}[^\s?#{}]*)*", override.template) or (
+        override.placeholders != route.placeholders
+    ):
         wanted = ", ".join(f"{{{placeholder}}}" for placeholder in sorted(route.placeholders)) or "no placeholder"
         raise DstnyValidationError(
-            None,
-            f"paths.{name} must be a path that starts with / and has {wanted}; got {override.template!r}.",
+            None, f"paths.{name} must be a path that starts with / and has {wanted}; got {override.template!r}."
         )
     return override

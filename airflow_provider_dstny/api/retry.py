@@ -36,7 +36,7 @@ def is_retryable(request: Request, error: BaseException | None, attempt: int) ->
         case DstnyTimeoutError():
             return request.repeatable
         case DstnyServerError(status_code=502 | 503 | 504):
-            return request.repeatable
+            return request.repeatable and (error.retry_after or 0) <= LONGEST_WAIT
         case DstnyServerError(status_code=500):
             # A bug of the API repeats itself, a hiccup does not: one more try tells them apart.
             return request.repeatable and attempt == 1

@@ -28,7 +28,10 @@ class Throttle:
         self.set_rate(requests_per_minute)
 
     def set_rate(self, requests_per_minute: float | None) -> None:
-        self._spacing = 60 / (requests_per_minute * _USED_SHARE) if requests_per_minute else 0.0
+        """Change the rate; None leaves it, so that a client without a limit does not lift another's."""
+        if requests_per_minute is not None:
+            with self._lock:
+                self._spacing = 60 / (requests_per_minute * _USED_SHARE)
 
     def reserve(self) -> float:
         """Take the next free slot and return the seconds until it."""

@@ -30,7 +30,10 @@ def _true_false_or_path(value: Any) -> Any:
 
 
 def _json_object(value: Any) -> Any:
-    return json.loads(value) if isinstance(value, str) else value
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        raise ValueError("must be a JSON object") from None
 
 
 class ConnectionExtra(BaseModel):
@@ -38,24 +41,30 @@ class ConnectionExtra(BaseModel):
 
     model_config = ConfigDict(extra="allow", hide_input_in_errors=True)
 
-    timeout: float = Field(default=30.0, gt=0)
-    max_retries: int = Field(default=4, ge=0)
-    requests_per_minute: float | None = Field(default=None, gt=0)
-    verify: Annotated[bool | str, BeforeValidator(_true_false_or_path)] = True
-    paths: Annotated[dict[str, Any], BeforeValidator(_json_object)] = Field(default_factory=dict)
+    timeout: float | None = Field(default=None, gt=0, le=86400)
+    max_retries: int | None = Field(default=None, ge=0, le=100)
+    requests_per_minute: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    verify: Annotated[bool | str | None, BeforeValidator(_true_false_or_path)] = None
+    paths: Annotated[dict[str, Any] | None, BeforeValidator(_json_object)] = None
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> ConnectionExtra:
+    def parse(cls, values: Any) -> ConnectionExtra:
         """Validate the extras, empty ones left out.
 
         :raises DstnyValidationError: names the extra that is wrong.
         """
+        if not isinstance(values, Mapping):
+            raise DstnyValidationError(None, "The connection's extra is not a JSON object.")
         given = {name: value for name, value in values.items() if value is not None and value != ""}
         try:
             return cls.model_validate(given)
         except ValidationError as error:
             reasons = "; ".join(f"{detail['loc'][0]}: {detail['msg']}" for detail in error.errors())
-            raise DstnyValidationError(None, f"The connection's extra is not usable: {reasons}.") from None
+        raise DstnyValidationError(None, f"The connection's extra is not usable: {reasons}.")
+
+    def client_options(self) -> dict[str, Any]:
+        """Return what was given, as keyword arguments of a client."""
+        return self.model_dump(include=set(type(self).model_fields), exclude_none=True)
 
 
 def base_url_of(connection: Connection) -> str:
@@ -68,7 +77,10 @@ def base_url_of(connection: Connection) -> str:
         raise DstnyValidationError(None, "The connection has no host: put the base URL of the API there.")
     if "://" not in host:
         host = f"{connection.schema or 'https'}://{host}"
-    parts = urlsplit(host)
+    try:
+        parts = urlsplit(host)
+    except ValueError:
+        raise DstnyValidationError(None, "The connection's host is not a URL.") from None
     if connection.port and not parts.netloc.rpartition("]")[2].count(":"):
         parts = parts._replace(netloc=f"{parts.netloc}:{connection.port}")
     return urlunsplit(parts)
@@ -96,23 +108,22 @@ class DstnyBaseHook(BaseHook, Generic[ClientT]):
         :raises DstnyValidationError: a field of the connection cannot work, named.
         """
         if self._new_client is None:
-            connection = self.get_connection(self.dstny_conn_id)
-            self._new_client = lambda: self._client(connection)
+            self._new_client = self._prepare(self.get_connection(self.dstny_conn_id))
         return self._new_client()
 
     @asynccontextmanager
     async def get_async_conn(self) -> AsyncIterator[ClientT]:
         """Yield a client to await; the connection is resolved without blocking the event loop."""
         if self._new_client is None:
-            connection = await self._aget_connection()
-            self._new_client = lambda: self._client(connection)
+            self._new_client = self._prepare(await self._aget_connection())
         async with self._new_client() as client:
             yield client
 
     def test_connection(self) -> tuple[bool, str]:
-        """Make one cheap request; tell what was reached, or which field to mend."""
+        """Make one cheap request; tell what was reached, or which field to fix."""
         try:
-            with self._client(self.get_connection(self.dstny_conn_id), patient=False) as client:
+            connection = self.get_connection(self.dstny_conn_id)
+            with self._prepare(connection, max_retries=0, timeout=_TEST_TIMEOUT)() as client:
                 return True, f"Reached {self.hook_name} at {client.base_url}. {self._greet(client)}"
         except DstnyError as error:
             return False, str(error)
@@ -126,19 +137,14 @@ class DstnyBaseHook(BaseHook, Generic[ClientT]):
         """Make the request of :meth:`test_connection` and say what it showed."""
         raise NotImplementedError
 
-    def _client(self, connection: Connection, *, patient: bool = True) -> ClientT:
+    def _prepare(self, connection: Connection, **overrides: Any) -> Callable[[], ClientT]:
+        """Check a connection and return what makes clients of it."""
         extra = ConnectionExtra.parse(connection.extra_dejson)
         if unknown := sorted(extra.model_extra or {}):
             self.log.warning("Connection %s has unknown extras, ignored: %s", self.dstny_conn_id, ", ".join(unknown))
-        return self.client_class()(
-            base_url_of(connection),
-            connection.password or "",
-            timeout=extra.timeout if patient else min(extra.timeout, _TEST_TIMEOUT),
-            max_retries=extra.max_retries if patient else 0,
-            requests_per_minute=extra.requests_per_minute,
-            verify=extra.verify,
-            paths=extra.paths,
-        )
+        options = {**extra.client_options(), **overrides}
+        base_url = base_url_of(connection)
+        return lambda: self.client_class()(base_url, connection.password or "", **options)
 
     async def _aget_connection(self) -> Connection:
         if hasattr(self, "aget_connection"):
@@ -153,14 +159,14 @@ class DstnyBaseHook(BaseHook, Generic[ClientT]):
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
         from flask_babel import lazy_gettext
-        from wtforms import FloatField, IntegerField, PasswordField, StringField
+        from wtforms import FloatField, IntegerField, StringField
         from wtforms.validators import Optional
 
         def widget(field: dict[str, Any]) -> Any:
-            schema = field["schema"]
             by_type = {"integer": IntegerField, "number": FloatField}
-            kind = PasswordField if schema.get("format") == "password" else by_type.get(schema["type"][0], StringField)
-            return kind(lazy_gettext(field["label"]), description=field.get("description", ""), validators=[Optional()])
+            kind = by_type.get(field["schema"]["type"][0], StringField)
+            label, description = lazy_gettext(field["label"]), field["description"]
+            return kind(label, description=description, validators=[Optional()])
 
         return {name: widget(field) for name, field in connection_form(cls.conn_type)["conn-fields"].items()}
 

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, BaseOperator
+
+from airflow_provider_dstny.api.errors import DstnyError, DstnyValidationError
+from airflow_provider_dstny.failures import final_errors_fail
+from airflow_provider_dstny.hooks.mixin import DstnyHookMixin
+from airflow_provider_dstny.storage import read_jsonl, write_jsonl
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_dstny.api.models.agents import AgentRun
-    from airflow_provider_dstny.hooks.dstny import DstnyHook
 
 
-class DstnyRunAgentOperator(BaseOperator):
+class DstnyRunAgentOperator(DstnyHookMixin, BaseOperator):
     """Runs one AI agent on each conversation, one after the other.
 
     What an agent says goes to ``output_path``, one JSON row per conversation; XCom holds
     ``{"agent_id", "is_test_run", "conversations", "succeeded", "output_path"}``. If some conversations fail,
     the results of the others are written before the task fails and names them. A retry runs all again, which
-    without ``force`` returns the stored results of those that are done.
+    without ``force`` returns the stored results of those that are done. A refused token, a rate limit, a quota
+    or an API that is not reached ends the round, because it would meet the other conversations too.
 
     :param agent_id: the agent (templated).
-    :param conversation_ids: one id or many (templated).
-    :param is_test_run: True persists nothing at Dstny, False stores the result. There is no default: the
+    :param conversation_ids: one id or many (templated); none at all is no work.
+    :param is_test_run: True persists nothing at Dstny, False stores the result (templated). No default: the
         API's own is True, with which results vanish unless ``output_path`` is set.
     :param force: run again even where a result is stored.
     :param output_path: a ``.jsonl`` file in object storage (templated).
@@ -47,7 +51,7 @@ class DstnyRunAgentOperator(BaseOperator):
         *,
         agent_id: int | str,
         conversation_ids: str | Sequence[str],
-        is_test_run: bool,
+        is_test_run: bool | str,
         force: bool = False,
         output_path: str | None = None,
         request_timeout: float = 300.0,
@@ -63,60 +67,76 @@ class DstnyRunAgentOperator(BaseOperator):
         self.request_timeout = request_timeout
         self.dstny_conn_id = dstny_conn_id
 
-    @cached_property
-    def hook(self) -> DstnyHook:
-        from airflow_provider_dstny.hooks.dstny import DstnyHook
-
-        return DstnyHook(self.dstny_conn_id)
-
     def execute(self, context: Context) -> dict[str, Any]:
-        from airflow_provider_dstny.api.errors import DstnyAuthError, DstnyError, DstnyScopeError, DstnyValidationError
-        from airflow_provider_dstny.storage import write_jsonl
+        from airflow_provider_dstny.api.ids import unique_ids
 
-        if not isinstance(self.is_test_run, bool):
-            raise AirflowFailException(f"is_test_run must be True or False, not {self.is_test_run!r}.")
-        if self.is_test_run and not self.output_path:
-            self.log.warning("is_test_run=True persists nothing and output_path is not set: the results are dropped")
-        ids = [self.conversation_ids] if isinstance(self.conversation_ids, str) else list(self.conversation_ids)
-        runs: list[AgentRun] = []
-        failures: dict[str, DstnyError] = {}
-        with self.hook.get_conn() as dstny:
-            for conversation_id in ids:
-                try:
-                    run = dstny.run_agent(
-                        _agent_id(self.agent_id),
-                        conversation_id,
-                        is_test_run=self.is_test_run,
-                        force=self.force,
-                        request_timeout=self.request_timeout,
-                    )
-                except (DstnyAuthError, DstnyScopeError) as error:
-                    raise AirflowFailException(str(error)) from None
-                except DstnyError as error:
-                    self.log.error("Agent %s failed on conversation %s: %s", self.agent_id, conversation_id, error)
-                    failures[conversation_id] = error
-                else:
-                    runs.append(run)
-                    self.log.info("Agent %s: %d of %d done", self.agent_id, len(runs) + len(failures), len(ids))
-        if self.output_path:
-            write_jsonl(self.output_path, (run.model_dump(mode="json") for run in runs))
-        if failures:
-            final = all(isinstance(error, DstnyValidationError) for error in failures.values())
-            raise (AirflowFailException if final else AirflowException)(
-                f"Agent {self.agent_id} failed on {len(failures)} of {len(ids)} conversations: "
-                + "; ".join(f"{conversation_id}: {error}" for conversation_id, error in list(failures.items())[:10])
-            )
+        with final_errors_fail():
+            agent_id, is_test_run = _agent_id(self.agent_id), _is_test_run(self.is_test_run)
+            ids = unique_ids(self.conversation_ids, "conversation_ids")
+            if is_test_run and not self.output_path:
+                self.log.warning("A test run persists nothing and output_path is not set: the results are dropped")
+            runs, failures = self._run_all(agent_id, is_test_run, ids)
+            if self.output_path:
+                self._write(self.output_path, runs, failures)
+            if failures:
+                raise self._failed(failures, len(ids))
         return {
-            "agent_id": _agent_id(self.agent_id),
-            "is_test_run": self.is_test_run,
+            "agent_id": agent_id,
+            "is_test_run": is_test_run,
             "conversations": len(ids),
             "succeeded": len(runs),
             "output_path": self.output_path,
         }
 
+    def _run_all(
+        self, agent_id: int, is_test_run: bool, ids: list[str]
+    ) -> tuple[list[AgentRun], dict[str, DstnyError]]:
+        """Run the agent on each conversation; an error that would meet the others too ends the round."""
+        runs: list[AgentRun] = []
+        failures: dict[str, DstnyError] = {}
+        with self.hook.get_conn() as dstny:
+            for done, conversation_id in enumerate(ids):
+                try:
+                    run = dstny.run_agent(
+                        agent_id,
+                        conversation_id,
+                        is_test_run=is_test_run,
+                        force=self.force,
+                        request_timeout=self.request_timeout,
+                    )
+                except DstnyError as error:
+                    self.log.error("Agent %s failed on conversation %s: %s", agent_id, conversation_id, error)
+                    if error.affects_all:
+                        failures |= dict.fromkeys(ids[done:], error)
+                        break
+                    failures[conversation_id] = error
+                else:
+                    runs.append(run)
+                    self.log.info("Agent %s: %d of %d done", agent_id, done + 1, len(ids))
+        return runs, failures
+
+    @staticmethod
+    def _write(path: str, runs: list[AgentRun], failures: Mapping[str, DstnyError]) -> None:
+        """Write the results; what an earlier try found of conversations that failed in this one is kept."""
+        earlier = read_jsonl(path) if failures else []
+        kept = [row for row in earlier if isinstance(row, dict) and row.get("conversation_id") in failures]
+        write_jsonl(path, [*(run.to_row() for run in runs), *kept])
+
+    def _failed(self, failures: Mapping[str, DstnyError], total: int) -> AirflowException:
+        kind = AirflowFailException if all(error.final for error in failures.values()) else AirflowException
+        named = "; ".join(f"{conversation_id}: {error}" for conversation_id, error in list(failures.items())[:10])
+        return kind(f"Agent {self.agent_id} failed on {len(failures)} of {total} conversations: {named}")
+
 
 def _agent_id(value: int | str) -> int:
     # A template renders to text.
-    if isinstance(value, int) or str(value).strip().isdecimal():
+    if not isinstance(value, bool) and (isinstance(value, int) or str(value).strip().isdecimal()):
         return int(value)
-    raise AirflowFailException(f"agent_id must be an integer, not {value!r}.")
+    raise DstnyValidationError(None, f"agent_id must be an integer, not {value!r}.")
+
+
+def _is_test_run(value: bool | str) -> bool:
+    text = str(value).strip().lower()
+    if text in {"true", "false"}:
+        return text == "true"
+    raise DstnyValidationError(None, f"is_test_run must be True or False, not {value!r}.")

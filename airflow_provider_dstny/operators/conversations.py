@@ -5,54 +5,63 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
 
-from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, BaseOperator, conf
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, BaseOperator, XComArg, conf
 
+from airflow_provider_dstny.api.privacy import shown
+from airflow_provider_dstny.failures import final_errors_fail
+from airflow_provider_dstny.hooks.mixin import DstnyHookMixin
 from airflow_provider_dstny.sensors.transcripts import conclude, defer
+from airflow_provider_dstny.storage import ROW_REFERENCE, read_row
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_dstny.api.dstny import DstnyClient
     from airflow_provider_dstny.api.models.calls import CallConversation
-    from airflow_provider_dstny.hooks.dstny import DstnyHook
     from airflow_provider_dstny.waiting.transcripts import Decision
+
+
+_NOT_A_CALL = (
+    "call must be a mapping, a CallConversation, or one row of a file like s3://bucket/calls.csv#1, counted from 1. "
+    "A template that renders to a mapping needs render_template_as_native_obj=True on the DAG."
+)
+_LONGEST = 366 * 24 * 60 * 60
 
 
 class CallFields:
     """A call as the author of a DAG wrote it, templates included.
 
-    What Airflow shows or stores of it, in rendered fields and in the serialized DAG, has no phone numbers
-    and no query string of the recording URL, which may be a signature.
+    What Airflow shows, logs or stores of it, in rendered fields and in the serialized DAG, has no phone
+    numbers and no query string of the recording URL, which may be a signature. To Airflow each field is a
+    template field of its own, because it logs the whole of a template that fails.
     """
 
-    template_fields: Sequence[str] = ("fields",)
-
     def __init__(self, fields: Mapping[str, Any]) -> None:
-        self.fields = dict(fields)
+        self.__dict__.update(fields=dict(fields), template_fields=[name for name in fields if _is_field(name)])
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["fields"][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self.fields[name] = value
 
     def serialize(self) -> dict[str, Any]:
-        return {name: _shown(name, value) for name, value in self.fields.items()}
+        return {str(name): shown(name, value) for name, value in self.fields.items()}
 
     def __repr__(self) -> str:
         return repr(self.serialize())
 
 
-def _shown(name: str, value: Any) -> Any:
-    if value is None or not isinstance(value, (str, int)):
-        return value
-    if name.endswith("phone_number"):
-        return "***"
-    if name == "call_recording_url" and "://" in str(value):
-        parts = urlsplit(str(value))
-        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "***" if parts.query else "", ""))
-    return value
+def _is_field(name: object) -> bool:
+    return isinstance(name, str) and name.startswith(("call_", "owner_", "participant_"))
 
 
-class DstnyCreateCallConversationOperator(BaseOperator):
+class DstnyCreateCallConversationOperator(DstnyHookMixin, BaseOperator):
     """Validates one recorded call and sends it to Dstny. XCom: the conversation id.
 
     The call is invalid: the task fails at once with every field and reason, and nothing is sent. On Airflow
@@ -79,8 +88,8 @@ class DstnyCreateCallConversationOperator(BaseOperator):
         call: Mapping[str, Any] | CallConversation | str,
         dstny_conn_id: str = "dstny_default",
         wait_for_transcript: bool = False,
-        poke_interval: float = 60.0,
-        timeout: float = 6 * 60 * 60,
+        poke_interval: float | timedelta = 60.0,
+        timeout: float | timedelta = 6 * 60 * 60,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         resubmit_ambiguous: bool = False,
         **kwargs: Any,
@@ -89,8 +98,8 @@ class DstnyCreateCallConversationOperator(BaseOperator):
         self.call = call
         self.dstny_conn_id = dstny_conn_id
         self.wait_for_transcript = wait_for_transcript
-        self.poke_interval = poke_interval
-        self.timeout = timeout
+        self.poke_interval = _seconds("poke_interval", poke_interval)
+        self.timeout = _seconds("timeout", timeout)
         self.deferrable = deferrable
         self.resubmit_ambiguous = resubmit_ambiguous
 
@@ -102,27 +111,24 @@ class DstnyCreateCallConversationOperator(BaseOperator):
     def call(self, call: Any) -> None:
         # A CallConversation becomes its fields, so that there is one form to render, show and validate.
         fields = call.to_json() if hasattr(call, "to_json") else call
-        self._call = CallFields(fields) if isinstance(fields, Mapping) else fields
-
-    @cached_property
-    def hook(self) -> DstnyHook:
-        from airflow_provider_dstny.hooks.dstny import DstnyHook
-
-        return DstnyHook(self.dstny_conn_id)
+        if isinstance(fields, Mapping):
+            # Airflow does not look for upstream tasks inside of the wrapper.
+            XComArg.apply_upstream_relationship(self, dict(fields))
+            fields = CallFields(fields)
+        elif isinstance(fields, str) and not (ROW_REFERENCE.fullmatch(fields) or "{{" in fields):
+            raise AirflowFailException(_NOT_A_CALL)
+        self._call = fields
 
     def execute(self, context: Context) -> str:
-        from airflow_provider_dstny.api.errors import DstnyAuthError, DstnyScopeError, DstnyValidationError
         from airflow_provider_dstny.submission import submit_once
 
-        try:
+        with final_errors_fail():
             call = self._validated_call()
             with self.hook.get_conn() as dstny:
                 conversation_id = submit_once(dstny, call, context, resubmit_ambiguous=self.resubmit_ambiguous)
                 self.log.info("Call %s is conversation %s", call.call_external_id, conversation_id)
                 if self.wait_for_transcript:
                     self._wait(dstny, conversation_id)
-        except (DstnyAuthError, DstnyScopeError, DstnyValidationError) as error:
-            raise AirflowFailException(str(error)) from None
         return self._done(conversation_id, context)
 
     def execute_complete(self, context: Context, event: Any) -> str:
@@ -135,21 +141,17 @@ class DstnyCreateCallConversationOperator(BaseOperator):
     def _validated_call(self) -> CallConversation:
         from airflow_provider_dstny.api.errors import DstnyValidationError
         from airflow_provider_dstny.api.models.calls import CallConversation
-        from airflow_provider_dstny.storage import read_row
 
         match self.call:
             case CallFields():
                 return CallConversation.parse(self.call.fields)
-            case str(reference):
-                row, from_text = read_row(reference)
+            case str(reference) if ROW_REFERENCE.fullmatch(reference):
+                row = read_row(reference)
                 try:
-                    return CallConversation.parse(row, from_text=from_text)
+                    return CallConversation.parse(row)
                 except DstnyValidationError as error:
                     raise DstnyValidationError(None, f"{reference}: {error.message}") from None
-            case other:
-                raise DstnyValidationError(
-                    None, f"call must be a mapping or a row of a file, not {type(other).__name__}."
-                )
+        raise DstnyValidationError(None, _NOT_A_CALL)
 
     def _wait(self, dstny: DstnyClient, conversation_id: str) -> None:
         from airflow_provider_dstny.waiting.transcripts import TranscriptWait, WaitState, look, utc_now
@@ -174,3 +176,10 @@ class DstnyCreateCallConversationOperator(BaseOperator):
 
         mark_done(context)
         return conversation_id
+
+
+def _seconds(name: str, value: float | timedelta) -> float:
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds <= _LONGEST:
+        raise ValueError(f"{name} must be a timedelta or a number of seconds, up to a year.")
+    return float(seconds)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.common.compat.sdk import (
@@ -16,28 +15,32 @@ from airflow.providers.common.compat.sdk import (
     conf,
 )
 
+from airflow_provider_dstny.failures import final_errors_fail
+from airflow_provider_dstny.hooks.mixin import DstnyHookMixin
+
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context
 
-    from airflow_provider_dstny.hooks.dstny import DstnyHook
     from airflow_provider_dstny.waiting.transcripts import Decision, TranscriptWait
 
 #: The trigger ends a wait and names the cause; Airflow's own timeout only steps in where no triggerer runs.
 _TRIGGERER_GRACE = timedelta(minutes=5)
+_KEY = "dstny_wait"
 
 
-class DstnyTranscriptSensor(BaseSensorOperator):
+class DstnyTranscriptSensor(DstnyHookMixin, BaseSensorOperator):
     """Succeeds when the transcripts of all given conversations are ready.
 
     A transcript that does not exist yet, a network failure, a 5xx and a 429 delay the wait and never end it;
     a refused token or a missing scope fails it at once, without retries. When time runs out, the last cause
     is named. XCom: per conversation id ``{"ready": True, "segments": int, "waited_seconds": float}``.
 
-    :param conversation_ids: one id or many (templated).
+    :param conversation_ids: one id or many (templated); none at all is ready at once.
     :param dstny_conn_id: a connection of type ``dstny``.
     :param deferrable: wait in the triggerer; it looks once before it defers. ``poke_interval``, ``timeout``
         (seconds) and ``soft_fail`` mean the same in every mode; in the triggerer, the first look comes
-        after at least 10 s.
+        after at least 10 s and ``exponential_backoff`` has no effect. In reschedule mode, Airflow before 3.3
+        forgets between two looks what is ready and asks again.
     """
 
     template_fields: Sequence[str] = ("conversation_ids", "dstny_conn_id")
@@ -57,24 +60,20 @@ class DstnyTranscriptSensor(BaseSensorOperator):
         self.deferrable = deferrable
         self._wait: TranscriptWait | None = None
 
-    @cached_property
-    def hook(self) -> DstnyHook:
-        from airflow_provider_dstny.hooks.dstny import DstnyHook
-
-        return DstnyHook(self.dstny_conn_id)
-
     def poke(self, context: Context) -> bool | PokeReturnValue:
         from airflow_provider_dstny.waiting.transcripts import WaitState, look
 
-        if self._wait is None:
-            self._wait = self._begin(context)
-        with self.hook.get_conn() as dstny:
-            decision = dstny.run(look(dstny, self._wait))
+        with final_errors_fail():
+            if self._wait is None:
+                self._wait = self._begin(context)
+            with self.hook.get_conn() as dstny:
+                decision = dstny.run(look(dstny, self._wait))
         if decision.state is not WaitState.WAITING:
             return PokeReturnValue(is_done=True, xcom_value=conclude(decision))
         self.log.info("%s", decision.reason)
         if self.deferrable:
             defer(self, self._wait, poke_interval=self.poke_interval)
+        self._remember(context, self._wait)
         return False
 
     def execute_complete(self, context: Context, event: Any) -> dict[str, Any]:
@@ -85,11 +84,23 @@ class DstnyTranscriptSensor(BaseSensorOperator):
     def _begin(self, context: Context) -> TranscriptWait:
         from airflow_provider_dstny.waiting.transcripts import TranscriptWait, utc_now
 
-        # A rescheduled sensor is a new object on every look; Airflow remembers the first.
+        store = self._store(context)
+        stored = store.get(_KEY) if store is not None else None
+        if stored and stored["try_number"] == context["ti"].try_number:
+            return TranscriptWait.from_json(stored)
         first = context["ti"].get_first_reschedule_date(context) if self.reschedule else None
         started_at = first or utc_now()
         deadline = started_at + timedelta(seconds=self.timeout)
         return TranscriptWait(self.conversation_ids, started_at=started_at, deadline=deadline)
+
+    def _remember(self, context: Context, wait: TranscriptWait) -> None:
+        store = self._store(context)
+        if store is not None:
+            store.set(_KEY, {**wait.to_json(), "try_number": context["ti"].try_number})
+
+    def _store(self, context: Context) -> Any:
+        """Where Airflow 3.3 keeps what a rescheduled sensor, a new object on every look, must remember."""
+        return context.get("task_state_store") if self.reschedule else None
 
 
 def defer(task: BaseOperator, wait: TranscriptWait, *, poke_interval: float) -> NoReturn:
@@ -99,10 +110,7 @@ def defer(task: BaseOperator, wait: TranscriptWait, *, poke_interval: float) -> 
 
     task.defer(
         trigger=DstnyTranscriptTrigger(
-            conversation_ids=[*wait.ready, *wait.pending],
-            started_at=wait.started_at.isoformat(),
-            deadline=wait.deadline.isoformat(),
-            ready=wait.ready,
+            **wait.to_json(),
             dstny_conn_id=task.dstny_conn_id,  # type: ignore[attr-defined]
             poll_interval=poke_interval,
         ),
@@ -118,7 +126,7 @@ def conclude(decision: Decision, *, on_timeout: type[AirflowException] = Airflow
     match decision.state:
         case WaitState.READY:
             return decision.transcripts
-        case WaitState.TIMED_OUT:
+        case WaitState.TIMED_OUT | WaitState.GAVE_UP:
             raise on_timeout(decision.reason)
         case _:
             raise AirflowFailException(decision.reason)

@@ -62,14 +62,17 @@ class SimulatorApp:
 
     async def _answer(self, request: Request, entry: Entry) -> Response:
         below = entry.path.removeprefix(self.contract.base_path)
+        refused: Response | None = None
         try:
             call = self.contract.check(request.method, below, request.query_params.multi_items(), await request.body())
+            entry.operation = call.operation
         except ContractError as error:
             entry.violation = error.message
-            return _error(error.status, error.message)
-        entry.operation = call.operation
+            refused = _error(error.status, error.message)
         if request.headers.get("authorization", "").removeprefix("Bearer ") not in self.tokens:
             return _error(401, "Invalid or expired token")
+        if refused is not None:
+            return refused
         fault = self._books.take_fault(call.operation)
         if fault is not None and (fault.before or fault.kind in {"status", "html", "slow"}):
             early = await self._commit(fault, request, b"")

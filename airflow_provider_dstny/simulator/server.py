@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,11 +26,12 @@ class Simulator:
             client = DstnyClient(simulator.url, simulator.token)
 
     :param port: 0 takes a free one.
-    :param token: the accepted token; ``tokens`` adds others.
+    :param token: the accepted token.
     :param visible_after: seconds from creation until a conversation can be read.
     :param transcript_after: seconds from creation until its transcript exists, ``jitter`` more at random.
     :param not_ready: how a missing transcript is answered: ``404``, ``null``, ``empty`` or ``blank``.
     :param agent_seconds: how long an agent thinks.
+    :param seed: of the jitter.
     :param clock: seconds since the epoch, for tests that move time themselves.
     """
 
@@ -40,7 +41,6 @@ class Simulator:
         host: str = "127.0.0.1",
         port: int = 0,
         token: str = "dstny-simulator-token",  # noqa: S107 - a token for this simulator only
-        tokens: Iterable[str] = (),
         visible_after: float = 0.0,
         transcript_after: float = 0.0,
         jitter: float = 0.0,
@@ -65,7 +65,7 @@ class Simulator:
         self.app = SimulatorApp(
             self.state,
             self.books,
-            tokens={token, *tokens},
+            tokens={token},
             clock=clock,
             break_connection=lambda client: self._transports[tuple(client)].abort(),
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from datetime import datetime
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -15,7 +14,7 @@ SAFE_FIRST_LOOK = 10.0
 
 
 class DstnyTranscriptTrigger(BaseTrigger):
-    """Fires once: when all transcripts are ready, or when waiting for them has no more sense.
+    """Fires once: when all transcripts are ready, or when waiting for them is pointless.
 
     The event is ``{"state": "ready" | "failed" | "timed_out" | "gave_up", "reason": str,
     "transcripts": {conversation id: {"ready": True, "segments": int, "waited_seconds": float}}}``.
@@ -25,6 +24,7 @@ class DstnyTranscriptTrigger(BaseTrigger):
     :param poll_interval: seconds between two looks; the first comes after at least 10 s.
     :param started_at: ISO 8601 with timezone, when the wait began.
     :param deadline: ISO 8601 with timezone, when it ends; kept over a restart of the triggerer.
+    :param not_before: ISO 8601 with timezone, until when the API wants no question.
     :param ready: what was ready before, in the form of the event's ``transcripts``.
     """
 
@@ -34,6 +34,7 @@ class DstnyTranscriptTrigger(BaseTrigger):
         conversation_ids: Sequence[str],
         started_at: str,
         deadline: str,
+        not_before: str | None = None,
         ready: dict[str, dict[str, Any]] | None = None,
         dstny_conn_id: str = "dstny_default",
         poll_interval: float = 60.0,
@@ -42,6 +43,7 @@ class DstnyTranscriptTrigger(BaseTrigger):
         self.conversation_ids = list(conversation_ids)
         self.started_at = started_at
         self.deadline = deadline
+        self.not_before = not_before or started_at
         self.ready = ready or {}
         self.dstny_conn_id = dstny_conn_id
         self.poll_interval = poll_interval
@@ -53,6 +55,7 @@ class DstnyTranscriptTrigger(BaseTrigger):
                 "conversation_ids": self.conversation_ids,
                 "started_at": self.started_at,
                 "deadline": self.deadline,
+                "not_before": self.not_before,
                 "ready": self.ready,
                 "dstny_conn_id": self.dstny_conn_id,
                 "poll_interval": self.poll_interval,
@@ -65,12 +68,7 @@ class DstnyTranscriptTrigger(BaseTrigger):
         from airflow_provider_dstny.waiting.transcripts import Decision, TranscriptWait, WaitState, look, utc_now
 
         try:
-            wait = TranscriptWait(
-                self.conversation_ids,
-                started_at=datetime.fromisoformat(self.started_at),
-                deadline=datetime.fromisoformat(self.deadline),
-                ready=self.ready,
-            )
+            wait = TranscriptWait.from_json(vars(self))
             async with DstnyHook(self.dstny_conn_id).get_async_conn() as dstny:
                 await asyncio.sleep(max(SAFE_FIRST_LOOK, wait.seconds_to_next_look(utc_now(), self.poll_interval)))
                 while (decision := await dstny.arun(look(dstny, wait))).state is WaitState.WAITING:

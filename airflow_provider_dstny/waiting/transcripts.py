@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from airflow_provider_dstny.api.errors import (
+    DstnyApiError,
     DstnyConnectionError,
     DstnyError,
     DstnyNotFoundError,
@@ -17,18 +18,17 @@ from airflow_provider_dstny.api.errors import (
     DstnyResponseError,
     DstnyServerError,
     DstnyTimeoutError,
-    DstnyValidationError,
 )
+from airflow_provider_dstny.api.ids import unique_ids
+from airflow_provider_dstny.api.operation import without_retries
 
 if TYPE_CHECKING:
     from airflow_provider_dstny.api.dstny import DstnyClient
     from airflow_provider_dstny.api.models.transcripts import Transcript
     from airflow_provider_dstny.api.operation import Steps
 
-#: These say nothing about the transcript: they delay a wait and never end it.
-_PASSING = (DstnyConnectionError, DstnyTimeoutError, DstnyResponseError, DstnyRateLimitError, DstnyServerError)
-#: These would meet the next conversation too, so the rest of the round is spared.
-_NOT_ABOUT_ONE = (DstnyConnectionError, DstnyTimeoutError, DstnyRateLimitError, DstnyQuotaError)
+#: A look that has begun in time may end so much later than the deadline.
+_LAST_LOOK = timedelta(minutes=1)
 
 
 def utc_now() -> datetime:
@@ -71,28 +71,46 @@ class Decision:
 class TranscriptWait:
     """Waits for the transcripts of some conversations. Told what was seen, it decides what that means.
 
-    :param conversation_ids: what to wait for; repeated ids count once.
+    :param conversation_ids: what to wait for; repeated ids count once, none at all is ready at once.
     :param started_at: UTC, when the wait began.
     :param deadline: UTC, when it ends without success.
-    :param ready: what an earlier stage of the same wait found, per conversation id.
-    :raises DstnyValidationError: an id is empty or not a string, or there is none.
+    :param not_before: UTC, until when the API wants no question.
+    :param ready: what was found so far, per conversation id.
+    :raises DstnyValidationError: an id is not a string, or no id at all.
     """
 
     def __init__(
         self,
-        conversation_ids: Sequence[str],
+        conversation_ids: str | Iterable[str],
         *,
         started_at: datetime,
         deadline: datetime,
+        not_before: datetime | None = None,
         ready: Mapping[str, dict[str, Any]] | None = None,
     ) -> None:
         self.started_at = started_at
         self.deadline = deadline
         self.ready = dict(ready or {})
-        self.pending = [one for one in _checked_ids(conversation_ids) if one not in self.ready]
+        self.pending = [one for one in unique_ids(conversation_ids, "conversation_ids") if one not in self.ready]
+        self._not_before = not_before or started_at
         self._failure = ""
         self._last_cause = "not asked yet"
-        self._not_before = started_at
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the wait in a form that Airflow can store: ids, times and counts."""
+        return {
+            "conversation_ids": [*self.ready, *self.pending],
+            "started_at": self.started_at.isoformat(),
+            "deadline": self.deadline.isoformat(),
+            "not_before": self._not_before.isoformat(),
+            "ready": self.ready,
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """Go on with a stored wait."""
+        times = {name: datetime.fromisoformat(stored[name]) for name in ("started_at", "deadline", "not_before")}
+        return cls(stored["conversation_ids"], ready=stored["ready"], **times)
 
     def saw(self, transcript: Transcript, now: datetime) -> None:
         """Take in an answer."""
@@ -102,25 +120,24 @@ class TranscriptWait:
                 self._last_cause += f"; its answer is not known as a transcript ({transcript.source_shape})"
             return
         self.pending.remove(transcript.conversation_id)
-        waited = round((now - self.started_at).total_seconds(), 1)
         self.ready[transcript.conversation_id] = {
             "ready": True,
             "segments": len(transcript.segments),
-            "waited_seconds": waited,
+            "waited_seconds": round((now - self.started_at).total_seconds(), 1),
         }
 
     def failed_to_see(self, conversation_id: str, error: DstnyError, now: datetime) -> None:
         """Take in an error: "not yet", something that passes, or the end of the wait."""
+        self._last_cause = str(error)
         match error:
             case DstnyNotFoundError():
                 self._last_cause = f"conversation {conversation_id} or its transcript is not known yet (404)"
             case DstnyQuotaError():
-                self._last_cause = str(error)
                 self._not_before = error.resets_at or self.deadline
-            case _ if isinstance(error, _PASSING):
-                self._last_cause = str(error)
-                if isinstance(error, DstnyRateLimitError) and error.retry_after:
-                    self._not_before = now + timedelta(seconds=error.retry_after)
+            case DstnyRateLimitError() | DstnyServerError():
+                self._not_before = max(self._not_before, now + timedelta(seconds=error.retry_after or 0))
+            case DstnyConnectionError() | DstnyTimeoutError() | DstnyResponseError() | DstnyApiError(status_code=408):
+                pass
             case _:
                 self._failure = f"Conversation {conversation_id}: {error}"
 
@@ -159,23 +176,17 @@ class TranscriptWait:
 
 def look(client: DstnyClient, wait: TranscriptWait) -> Steps[Decision]:
     """Ask once for every missing transcript. Steps for ``client.run`` or ``client.arun``."""
+    latest = max(wait.deadline, utc_now()) + _LAST_LOOK
     for conversation_id in list(wait.pending) if wait.may_ask(utc_now()) else ():
         try:
-            transcript = yield from client.get_transcript.steps(conversation_id)
+            # The next look is the retry.
+            transcript = yield from without_retries(client.get_transcript.steps(conversation_id))
         except DstnyError as error:
             wait.failed_to_see(conversation_id, error, utc_now())
-            if isinstance(error, _NOT_ABOUT_ONE) or wait.decide(utc_now()).state is WaitState.FAILED:
+            if error.affects_all or wait.decide(utc_now()).state is WaitState.FAILED:
                 break
         else:
             wait.saw(transcript, utc_now())
+        if utc_now() > latest:
+            break
     return wait.decide(utc_now())
-
-
-def _checked_ids(conversation_ids: Sequence[str]) -> list[str]:
-    ids = [conversation_ids] if isinstance(conversation_ids, str) else list(conversation_ids)
-    if not ids:
-        raise DstnyValidationError(None, "conversation_ids is empty: there is nothing to wait for.")
-    for conversation_id in ids:
-        if not isinstance(conversation_id, str) or not conversation_id.strip():
-            raise DstnyValidationError(None, "conversation_ids must hold non-empty strings.")
-    return list(dict.fromkeys(ids))

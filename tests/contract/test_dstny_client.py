@@ -54,6 +54,21 @@ OPERATIONS = {
     "run_agent": ((1, "CONVERSATION"), {"is_test_run": False, "force": True}),
 }
 
+SHAPES = {
+    "list_users": lambda users: users[0].email == "erik.lindqvist@example.com",
+    "list_conversations": lambda conversations: conversations[0].call_external_id == "a1b2c3d4e5",
+    "create_call_conversation": lambda conversation_id: len(conversation_id) == 36,
+    "get_insights": lambda rows: rows[0]["insight_type"] == "kpi",
+    "get_transcript": lambda transcript: transcript.is_ready and transcript.segments[1].start_seconds == 4.0,
+    "get_ai_analytics": lambda rows: rows[0]["talk_ratio"] == 0.52,
+    "get_playbooks": lambda rows: rows[0]["name"] == "Discovery",
+    "get_magic_variable_requests": lambda rows: rows[0]["variable"] == "start_date",
+    "get_department_insights": lambda rows: rows[0]["topics"] == ["sso"],
+    "get_global_filters": lambda filters: filters.teams[0]["name"] == "Sales",
+    "list_agents": lambda agents: [agent.id for agent in agents] == [1, 2],
+    "run_agent": lambda run: run.result["response"]["summary"].startswith("Client AB"),
+}
+
 SYNC_AND_ASYNC = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 
 
@@ -90,7 +105,7 @@ def test_every_operation_sends_what_is_documented_and_reads_the_answer(simulator
     args, kwargs = OPERATIONS[name]
     args = tuple(conversation_id if value == "CONVERSATION" else value for value in args)
     answered = call_operation(simulator, name, *args, asynchronous=asynchronous, **kwargs)
-    assert answered
+    assert SHAPES[name](answered)
     entry = simulator.books.entries[-1]
     assert (entry.operation, entry.status) == (name, 200)
     assert simulator.books.violations == []
@@ -158,6 +173,8 @@ def test_an_id_stays_one_segment_on_the_wire(simulator, name):
     [
         {"recording_types": ["fax"]},
         {"recording_types": "call"},
+        {"recording_types": None},
+        {"global_start": 5},
         {"global_start": "yesterday"},
         {"global_start": datetime(2026, 1, 1)},  # noqa: DTZ001 - a naive one is the point
     ],
@@ -175,6 +192,23 @@ def test_a_moment_counts_as_its_utc_day(simulator):
         assert next(dstny.list_conversations.steps(global_end=datetime(2026, 3, 2, tzinfo=UTC))).params == (
             ("global_end", "2026-03-02"),
         )
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "named"),
+    [
+        (("1", "c"), {"is_test_run": True}, "agent_id"),
+        ((True, "c"), {"is_test_run": True}, "agent_id"),
+        ((1, "c"), {"is_test_run": "False"}, "is_test_run"),
+        ((1, "c"), {"is_test_run": True, "force": 1}, "force"),
+        ((1, "c"), {"is_test_run": True, "request_timeout": -1}, "request_timeout"),
+        ((1, ""), {"is_test_run": True}, "conversation_id"),
+    ],
+)
+def test_a_wrong_argument_of_an_agent_run_is_refused_before_sending(simulator, args, kwargs, named):
+    with pytest.raises(DstnyValidationError, match=named):
+        call_operation(simulator, "run_agent", *args, asynchronous=False, **kwargs)
+    assert simulator.books.entries == []
 
 
 @SYNC_AND_ASYNC

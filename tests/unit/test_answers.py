@@ -11,6 +11,7 @@ from airflow_provider_dstny.api.errors import (
     DstnyAmbiguousError,
     DstnyApiError,
     DstnyAuthError,
+    DstnyError,
     DstnyNotFoundError,
     DstnyQuotaError,
     DstnyRateLimitError,
@@ -23,8 +24,8 @@ from airflow_provider_dstny.api.operation import Request
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.secret"
 NOW = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
-READ = Request("get_transcript", "GET", "/conversations/c1/transcript")
-WRITE = Request("create_call_conversation", "POST", "/conversations")
+READ = Request("get_transcript", "GET", "/conversations/c1/transcript", True)
+WRITE = Request("create_call_conversation", "POST", "/conversations", False)
 
 
 def read(status=200, body=b"", headers=None, request=READ):
@@ -115,6 +116,10 @@ def test_a_missing_scope_is_named():
         ({"retryAfter": True}, {}, None),
         ({"retryAfter": 1e999}, {}, None),
         ([], {}, None),
+        ({"retryAfter": {"s": 1}}, {}, None),
+        ({"retryAfter": [1]}, {}, None),
+        ({"retryAfter": 10**400}, {}, None),
+        ({}, {"retry-after": "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"}, None),
     ],
 )
 def test_the_delay_comes_from_the_body_then_from_the_header(body, headers, seconds):
@@ -128,6 +133,7 @@ def test_the_delay_comes_from_the_body_then_from_the_header(body, headers, secon
     [
         ({"message": "Daily conversation quota exceeded"}, datetime(2026, 3, 3, tzinfo=UTC)),
         ({"message": "Too many", "retryAfter": 7200}, datetime(2026, 3, 2, 14, tzinfo=UTC)),
+        ({"message": "Too many", "retryAfter": 1e20}, datetime(2026, 3, 3, tzinfo=UTC)),
     ],
 )
 def test_a_daily_quota_is_told_from_a_rate_limit(body, resets_at):
@@ -151,6 +157,34 @@ def test_a_write_whose_answer_is_lost_is_ambiguous(status, body):
         read(status, body, request=WRITE)
 
 
+def test_a_deep_error_body_is_no_problem():
+    with pytest.raises(DstnyServerError):
+        read(500, b"[" * 700 + b"1" + b"]" * 700)
+    with pytest.raises(DstnyServerError):
+        read(500, b'{"message":' * 700 + b"1" + b"}" * 700)
+
+
+def test_headers_are_scrubbed_too():
+    private = f"{TOKEN} +46701740605"
+    for status, headers in ((500, {"x-request-id": private}), (200, {"content-type": private})):
+        with pytest.raises(DstnyError) as caught:
+            read(status, b"<html>", headers)
+        assert TOKEN not in f"{caught.value!r}"
+        assert "46701740605" not in f"{caught.value!r}"
+
+
+def test_a_503_tells_when_to_come_back():
+    with pytest.raises(DstnyServerError) as caught:
+        read(503, {}, {"retry-after": "17"})
+    assert caught.value.retry_after == 17
+
+
+@pytest.mark.parametrize(("request_", "hint"), [(READ, "a retry later may pass"), (WRITE, "look before sending")])
+def test_a_failed_write_does_not_promise_that_a_retry_is_safe(request_, hint):
+    with pytest.raises(DstnyServerError, match=hint):
+        read(500, b"", request=request_)
+
+
 def test_request_ids_are_kept():
     with pytest.raises(DstnyApiError, match="request id r-1"):
         read(500, {}, {"x-request-id": "r-1"})
@@ -159,7 +193,6 @@ def test_request_ids_are_kept():
 
 
 def test_errors_survive_pickling():
-    error = DstnyScopeError(403, "no", "r-1", "hint")
-    error.scope = "users"
+    error = DstnyScopeError(403, "no", "r-1", "hint", scope="users")
     copy = pickle.loads(pickle.dumps(error))
     assert (str(copy), copy.scope, copy.request_id) == (str(error), "users", "r-1")

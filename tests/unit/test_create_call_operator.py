@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, TaskDeferred
 
-from airflow_provider_dstny.api.errors import DstnyAmbiguousError, DstnyServerError
+from airflow_provider_dstny.api.errors import DstnyAmbiguousError, DstnyApiError, DstnyServerError
 from airflow_provider_dstny.api.models import CallConversation
 from airflow_provider_dstny.operators.conversations import DstnyCreateCallConversationOperator
 from airflow_provider_dstny.simulator import Fault
@@ -149,10 +150,19 @@ class TestSendingOnce:
         with pytest.raises(DstnyAmbiguousError):
             operator(call).execute(context)
 
-    @pytest.mark.parametrize("status", [400, 401, 403, 409, 422])
-    def test_what_was_refused_is_sent_by_the_retry(self, account, call, context, status):
+    @pytest.mark.parametrize(
+        ("status", "error"),
+        [
+            (400, AirflowFailException),
+            (401, AirflowFailException),
+            (403, AirflowFailException),
+            (409, DstnyApiError),
+            (422, AirflowFailException),
+        ],
+    )
+    def test_what_was_refused_is_sent_by_the_retry(self, account, call, context, status, error):
         account.books.inject(Fault("status", "create_call_conversation", status=status))
-        with pytest.raises(Exception, match=str(status)):
+        with pytest.raises(error, match=str(status)):
             operator(call).execute(context)
         next_try(context)
         assert operator(call).execute(context) in account.state.calls
@@ -181,6 +191,35 @@ class TestSendingOnce:
         operator({**call, "call_external_id": "pbx-2"}).execute(context)
         assert len(account.state.calls) == 2
 
+    def test_a_corrected_call_is_sent_anew_and_a_newly_signed_url_is_not(self, account, call, context):
+        operator({**call, "call_recording_url": f"{call['call_recording_url']}?signature=1"}).execute(context)
+        next_try(context)
+        operator({**call, "call_recording_url": f"{call['call_recording_url']}?signature=2"}).execute(context)
+        assert len(account.state.calls) == 1
+        operator({**call, "call_title": "Corrected"}).execute(context)
+        assert len(account.state.calls) == 2
+
+    def test_an_earlier_lost_answer_is_not_forgotten_when_sending_again_is_refused(self, account, call, context):
+        account.books.inject(Fault("reset", "create_call_conversation"))
+        account.books.inject(Fault("status", "list_conversations", status=404))
+        account.books.inject(Fault("status", "create_call_conversation", status=429, retry_after=300))
+        for _ in range(2):
+            with pytest.raises(Exception, match=r"lost|404"):
+                operator(call, resubmit_ambiguous=True).execute(context)
+            next_try(context)
+        assert operator(call, resubmit_ambiguous=True).execute(context) in account.state.calls
+        assert len(account.state.calls) == 1
+
+    @pytest.mark.parametrize(
+        "start", ["2026-03-02T23:59:59Z", "2026-03-03T00:00:00+14:00", "2026-03-02T00:00:00-12:00"]
+    )
+    def test_a_call_near_midnight_is_found(self, account, call, context, start):
+        account.books.inject(Fault("reset", "create_call_conversation"))
+        with pytest.raises(DstnyAmbiguousError):
+            operator({**call, "call_start_time": start}).execute(context)
+        next_try(context)
+        assert operator({**call, "call_start_time": start}).execute(context) in account.state.calls
+
     def test_without_a_task_state_the_risk_of_a_retry_is_told(self, account, call, caplog):
         operator(call).execute({"ti": SimpleNamespace(try_number=2, max_tries=2)})
         assert "second time" in caplog.text
@@ -193,6 +232,15 @@ class TestSendingOnce:
 
 
 class TestWaiting:
+    @pytest.mark.parametrize("name", ["timeout", "poke_interval"])
+    @pytest.mark.parametrize("value", ["60", None, -1, 1e300, True, float("nan")])
+    def test_a_time_that_cannot_work_is_refused_when_the_dag_is_read(self, call, name, value):
+        with pytest.raises(ValueError, match=name):
+            operator(call, **{name: value})
+
+    def test_times_may_be_timedeltas(self, call):
+        assert operator(call, timeout=timedelta(hours=1)).timeout == 3600
+
     def test_in_the_worker(self, account, call, context, mocker):
         slept: list[float] = []
 

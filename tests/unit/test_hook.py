@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from unittest.mock import MagicMock
@@ -71,6 +72,10 @@ def test_a_connection_uri_works(monkeypatch):
         ({"extra": {"paths": "not json"}}, "paths"),
         ({"extra": {"paths": {"nope": "/x"}}}, "paths"),
         ({"extra": {"verify": "/does/not/exist.pem"}}, "verify"),
+        ({"host": "https://[bad"}, "host"),
+        ({"extra": {"timeout": 1e10}}, "timeout"),
+        ({"extra": {"timeout": "inf"}}, "timeout"),
+        ({"extra": {"paths": "[" * 5000}}, "paths"),
     ],
 )
 def test_a_field_that_cannot_work_is_named_and_no_token_is_shown(connect, fields, named):
@@ -164,6 +169,12 @@ def test_without_an_async_lookup_the_blocking_one_runs_in_a_thread(connect, mock
     assert asyncio.run(run()) == "https://api.example.com/api/v2"
 
 
+def test_one_client_may_serve_several_event_loops(connect, simulator):
+    dstny = connect(host=simulator.url, password=simulator.token).get_conn()
+    for _ in range(3):
+        assert len(asyncio.run(dstny.list_users.aio())) == 2
+
+
 class TestForms:
     form = get_provider_info()["connection-types"][0]
 
@@ -178,6 +189,11 @@ class TestForms:
         assert self.form["hook-class-name"] == f"{DstnyHook.__module__}.{DstnyHook.__qualname__}"
         assert self.form["hook-name"] == DstnyHook.hook_name
         assert self.form["connection-type"] == DstnyHook.conn_type
+        info = get_provider_info()
+        kinds = {"operators": "Operator", "sensors": "Sensor", "triggers": "Trigger", "hooks": "Hook"}
+        for kind, suffix in kinds.items():
+            for module in info[kind][0]["python-modules"]:
+                assert any(name.endswith(suffix) for name in vars(import_module(module))), module
 
     def test_every_field_has_an_extra_behind_it_and_the_port_is_visible(self):
         from airflow_provider_dstny.hooks.base import ConnectionExtra
@@ -188,7 +204,7 @@ class TestForms:
     def test_older_airflows_get_the_same_form_from_the_hook(self, mocker):
         for name in ("flask_babel", "wtforms", "wtforms.validators"):
             mocker.patch.dict(sys.modules, {name: MagicMock(spec=ModuleType)})
-        for name in ("StringField", "IntegerField", "FloatField", "PasswordField"):
+        for name in ("StringField", "IntegerField", "FloatField"):
             setattr(sys.modules["wtforms"], name, MagicMock(return_value=name))
         sys.modules["wtforms.validators"].Optional = MagicMock()
         sys.modules["flask_babel"].lazy_gettext = str

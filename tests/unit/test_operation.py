@@ -6,7 +6,8 @@ import pytest
 
 from airflow_provider_dstny.api.dstny import ROUTES, DstnyClient
 from airflow_provider_dstny.api.errors import DstnyNotFoundError, DstnyValidationError
-from airflow_provider_dstny.api.operation import Request, Route, encode_id, operation, override_routes
+from airflow_provider_dstny.api.ids import encode_id, unique_ids
+from airflow_provider_dstny.api.operation import Request, Route, operation, override_routes
 
 
 class Recorder:
@@ -32,9 +33,9 @@ class Recorder:
     @operation
     def add(self, one: int, *, two: int = 0):
         """Add two answers."""
-        first = yield Request("first", "GET", f"/{one}")
+        first = yield Request("first", "GET", f"/{one}", True)
         try:
-            second = yield Request("second", "GET", f"/{two}")
+            second = yield Request("second", "GET", f"/{two}", True)
         except DstnyNotFoundError:
             second = 100
         return first + second
@@ -65,8 +66,17 @@ def test_what_is_no_id_is_refused(value):
         encode_id(value, "get_transcript: conversation_id")
 
 
+def test_ids_are_checked_all_at_once_and_each_is_taken_once():
+    assert unique_ids(["b", "a", " b "], "ids") == ["b", "a"]
+    assert unique_ids("a", "ids") == ["a"]
+    assert unique_ids([], "ids") == []
+    for wrong in (None, 7, ["a", None], ["a", ""], ["a", "."], ["a", "\ud800"], [["a"]]):
+        with pytest.raises(DstnyValidationError, match="ids"):
+            unique_ids(wrong, "ids")
+
+
 def test_bodies_and_parameters_do_not_show_in_the_text_of_a_request():
-    request = Request("search", "POST", "/x", (("search", "+46701740605"),), {"phone": "+46701740605"})
+    request = Request("search", "POST", "/x", False, (("search", "+46701740605"),), {"phone": "+46701740605"})
     assert "46701740605" not in f"{request} {request!r}"
 
 
@@ -91,6 +101,9 @@ def test_a_path_can_be_overridden(override, route):
         "/x/{conversation_id}?a=b",
         "FETCH /x/{conversation_id}",
         "/x/{conversation_id",
+        "/x/{conversation_id:d}",
+        "/x/{conversation_id!r}",
+        "/x/{conversation_id}/{}",
         "",
         7,
         ["GET"],

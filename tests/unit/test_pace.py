@@ -16,14 +16,12 @@ from airflow_provider_dstny.api.operation import Request
 from airflow_provider_dstny.api.retry import is_retryable
 from airflow_provider_dstny.api.throttle import Throttle, throttle_for
 
-READ = Request("list_users", "GET", "/users")
-WRITE = Request("create_call_conversation", "POST", "/conversations")
+READ = Request("list_users", "GET", "/users", True)
+WRITE = Request("create_call_conversation", "POST", "/conversations", False)
 
 
 def limited(seconds):
-    error = DstnyRateLimitError(429, "slow down")
-    error.retry_after = seconds
-    return error
+    return DstnyRateLimitError(429, "slow down", retry_after=seconds)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +90,18 @@ def test_a_pause_holds_for_everybody():
 def test_no_rate_means_no_wait():
     throttle = Throttle(clock=Clock())
     assert [throttle.reserve() for _ in range(5)] == [0] * 5
+
+
+def test_a_client_without_a_rate_does_not_lift_the_limit_of_another():
+    throttle = throttle_for("https://b", "t", 60)
+    throttle_for("https://b", "t", None)
+    throttle.reserve()
+    assert throttle.reserve() > 0
+
+
+def test_a_503_that_names_a_long_pause_is_raised():
+    assert is_retryable(READ, DstnyServerError(503, "", retry_after=60), attempt=1)
+    assert not is_retryable(READ, DstnyServerError(503, "", retry_after=600), attempt=1)
 
 
 def test_clients_of_one_token_share_a_throttle():

@@ -6,10 +6,13 @@ import json
 from datetime import UTC, datetime
 
 import pytest
-from airflow.sdk import DAG
+from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.sdk import DAG, task
 from airflow.sdk.execution_time.task_runner import _serialize_rendered_fields
+from jinja2 import UndefinedError
 
 from airflow_provider_dstny.api.models import CallConversation
+from airflow_provider_dstny.api.privacy import scrub, shown
 from airflow_provider_dstny.operators.conversations import DstnyCreateCallConversationOperator
 
 try:
@@ -65,6 +68,72 @@ def test_a_call_that_comes_from_another_task_is_private_when_rendered(private_ca
     task.call = private_call
     assert_private(json.dumps(_serialize_rendered_fields(task)))
     assert_private(repr(task.call))
+
+
+def test_a_template_that_fails_is_logged_without_what_is_private(private_call, caplog):
+    task = dag_with({**private_call, "call_title": "{{ nothing.there }}"}).get_task("create")
+    with pytest.raises(UndefinedError):
+        task.render_template_fields({})
+    assert_private(caplog.text)
+
+
+@pytest.mark.parametrize("text", [f"{{'owner_phone_number': '{PHONE}'}}", PHONE, "calls.csv", ""])
+def test_a_call_that_renders_to_other_text_is_refused_and_not_shown(text):
+    task = dag_with("{{ call }}").get_task("create")
+    with pytest.raises(AirflowFailException, match="render_template_as_native_obj") as caught:
+        task.render_template_fields({"call": text})
+    assert PHONE not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "seen"),
+    [
+        ("owner_phone_number", 46701740605.0, "***"),
+        ("owner_phone", [PHONE], "***"),
+        ("call_recording_url", f"https://h/x;{SIGNATURE}", "https://h?***"),
+        ("call_recording_url", f"//h/x?{SIGNATURE}", "***"),
+        ("call_recording_url", "https://[x?y", "https://[x?***"),
+        ("call_title", {"a": PHONE}, "***"),
+        ("call_title", "Renewal", "Renewal"),
+        (7, None, None),
+    ],
+)
+def test_what_is_shown_of_a_field(name, value, seen):
+    assert SIGNATURE not in str(shown(name, value))
+    assert shown(name, value) == seen or str(shown(name, value)).startswith("https://h")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "+46 70 174 06 05", "+46701740605x1", "n+46701740605", "%2B46701740605", "070\u2011174\u201106\u201105",
+        "070/174/06/05", "+46 (0)70 - 174 06 05", "0701740605", "(070) 174 06 05",
+    ],
+)  # fmt: skip
+def test_phone_numbers_are_scrubbed(text):
+    assert "174" not in scrub(f"number {text} is wrong", "token")
+
+
+@pytest.mark.parametrize(
+    "text", ["before 2026-03-02T08:00:00Z", "1f07d9fe-b515-6c3e-8fd2-ce54fb85a059", "limit 1000", "pbx-20260302-0001"]
+)
+def test_dates_and_ids_stay_readable(text):
+    assert scrub(text, "token") == text
+
+
+def test_queries_of_urls_are_scrubbed():
+    assert scrub(f"https://s3/x.wav?{SIGNATURE} is not reachable", "token") == "https://s3/x.wav?*** is not reachable"
+
+
+def test_an_upstream_task_within_a_call_is_upstream(call):
+    with DAG("d", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC)):
+
+        @task
+        def up():
+            return "x"
+
+        create = DstnyCreateCallConversationOperator(task_id="create", call={**call, "call_external_id": up()})
+    assert create.upstream_task_ids == {"up"}
 
 
 def test_a_model_given_as_the_call_is_private(private_call):

@@ -15,9 +15,17 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_dstny.api.dstny import DstnyClient
+from airflow_provider_dstny.api.throttle import Throttle
 from airflow_provider_dstny.sensors.transcripts import DstnyTranscriptSensor
 from airflow_provider_dstny.simulator import Fault, Simulator
 from airflow_provider_dstny.triggers.transcripts import SAFE_FIRST_LOOK, DstnyTranscriptTrigger
+
+
+class TaskStateStore(dict):
+    """As of Airflow 3.3."""
+
+    def set(self, key, value):
+        self[key] = json.loads(json.dumps(value))
 
 
 class TaskInstance:
@@ -36,7 +44,7 @@ def ti():
 
 @pytest.fixture
 def context(ti):
-    return {"ti": ti}
+    return {"ti": ti, "task_state_store": TaskStateStore()}
 
 
 @pytest.fixture
@@ -63,9 +71,12 @@ def account(monkeypatch, clock, mocker):
     async def asleep(seconds):
         clock.now += seconds
 
+    throttle = Throttle(clock=clock)
+    mocker.patch("airflow_provider_dstny.api.client.throttle_for", return_value=throttle)
     mocker.patch("airflow_provider_dstny.waiting.transcripts.utc_now", side_effect=now)
     mocker.patch("airflow_provider_dstny.api.client.time", SimpleNamespace(sleep=sleep))
-    mocker.patch("airflow_provider_dstny.api.client.asyncio", SimpleNamespace(sleep=asleep))
+    awaited = SimpleNamespace(sleep=asleep, get_running_loop=asyncio.get_running_loop)
+    mocker.patch("airflow_provider_dstny.api.client.asyncio", awaited)
     mocker.patch("airflow_provider_dstny.triggers.transcripts.asyncio", SimpleNamespace(sleep=asleep))
     mocker.patch("airflow.sdk.bases.sensor.time", SimpleNamespace(sleep=sleep, monotonic=clock))
     mocker.patch("airflow.sdk.bases.sensor.timezone", SimpleNamespace(utcnow=now))
@@ -127,6 +138,7 @@ def kwargs_of(mode):
 @pytest.mark.parametrize("mode", MODES)
 def test_one_id_and_many_are_awaited_alike_in_every_mode(mode, context, ti, clock, conversation_ids):
     for ids in (conversation_ids, conversation_ids[0]):
+        context["task_state_store"].clear()
         result = wait_in(mode, sensor(ids, **kwargs_of(mode)), context, ti, clock)
         assert list(result) == ([ids] if isinstance(ids, str) else ids)
         for seen in result.values():
@@ -219,12 +231,22 @@ def test_a_deferral_hands_on_what_was_ready_and_an_outer_timeout(context, clock,
     assert account.books.count("get_transcript") - asked < 10, "only the missing one is asked for"
 
 
-def test_a_deadline_survives_a_restart_of_the_triggerer(context, clock, conversation_ids):
+def test_a_deadline_survives_a_restart_of_the_triggerer(context, clock, account, conversation_ids):
+    with pytest.raises(TaskDeferred) as deferred:
+        sensor(conversation_ids, deferrable=True, timeout=60).execute(context)
+    account.books.inject(Fault("status", "get_transcript", status=404, times=99))
+    clock.now += 3600
+    began = clock.now
+    event = run_trigger(deferred.value)
+    assert event["state"] == "timed_out"
+    assert clock.now - began == SAFE_FIRST_LOOK
+
+
+def test_a_transcript_that_came_in_time_is_not_thrown_away_after_a_restart(context, clock, conversation_ids):
     with pytest.raises(TaskDeferred) as deferred:
         sensor(conversation_ids, deferrable=True, timeout=60).execute(context)
     clock.now += 3600
-    event = run_trigger(deferred.value)
-    assert event["state"] == "ready", "a transcript that came in time is not thrown away"
+    assert run_trigger(deferred.value)["state"] == "ready"
 
 
 def test_events_and_xcom_carry_no_text(context, conversation_ids):
@@ -236,7 +258,37 @@ def test_events_and_xcom_carry_no_text(context, conversation_ids):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_no_ids_are_an_error_before_any_request(mode, context, account):
-    with pytest.raises(ValueError, match="conversation_ids is empty"):
-        sensor([], **kwargs_of(mode)).execute(context)
+@pytest.mark.parametrize("ids", [None, 7, ["a", ""], ["a", "."], ["a", None]])
+def test_what_is_no_id_fails_without_a_retry_before_any_request(mode, ids, context, account):
+    with pytest.raises(AirflowFailException, match="conversation_ids"):
+        sensor(ids, **kwargs_of(mode)).execute(context)
     assert account.books.entries == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_quiet_day_without_conversations_is_no_failure(mode, context, account):
+    assert sensor([], **kwargs_of(mode)).execute(context) == {}
+    assert account.books.entries == []
+
+
+def test_a_bad_connection_fails_without_a_retry(context, monkeypatch, account):
+    monkeypatch.setenv("AIRFLOW_CONN_DSTNY_DEFAULT", json.dumps({"conn_type": "dstny", "host": "nowhere:x"}))
+    with pytest.raises(AirflowFailException, match="host"):
+        sensor("c").execute(context)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_asks_equally_often_and_waits_as_told(mode, context, ti, clock, account, call, conversation_ids):
+    clock.now += 70
+    with DstnyClient(account.url, account.token) as dstny:
+        url = f"{account.url}/recordings/c.wav"
+        late = dstny.create_call_conversation({**call, "call_external_id": "c", "call_recording_url": url})
+    account.state.settle()
+    account.books.inject(Fault("status", "get_transcript", status=429, retry_after=55))
+    result = wait_in(mode, sensor([*conversation_ids, late], **kwargs_of(mode)), context, ti, clock)
+    # The first is refused and ends its round; later all three are asked, then only the late one. The trigger
+    # comes back at the very moment it may (55 s) and not at the next multiple of 20 s, so it needs one look more.
+    assert account.books.count("get_transcript") == 1 + 3 + (3 if mode == "deferrable" else 2)
+    waited = [seen["waited_seconds"] for seen in result.values()]
+    assert waited[0] == pytest.approx(60, abs=6)
+    assert waited[2] == pytest.approx(110, abs=11)

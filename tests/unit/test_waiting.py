@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -19,6 +20,7 @@ from airflow_provider_dstny.api.errors import (
     DstnyValidationError,
 )
 from airflow_provider_dstny.api.models import Transcript
+from airflow_provider_dstny.api.operation import Request
 from airflow_provider_dstny.waiting.transcripts import Decision, TranscriptWait, WaitState, look
 
 START = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
@@ -35,15 +37,11 @@ def waiting_for(*ids, **kwargs):
 
 
 def limited(seconds):
-    error = DstnyRateLimitError(429, "slow down")
-    error.retry_after = seconds
-    return error
+    return DstnyRateLimitError(429, "slow down", retry_after=seconds)
 
 
 def quota(resets_at):
-    error = DstnyQuotaError(429, "daily quota")
-    error.resets_at = resets_at
-    return error
+    return DstnyQuotaError(429, "daily quota", resets_at=resets_at)
 
 
 class Source:
@@ -55,18 +53,20 @@ class Source:
         self.get_transcript = self
 
     def steps(self, conversation_id):
-        return (yield conversation_id)
+        return (yield Request(conversation_id, "GET", "/", True))
 
     def run(self, steps):
         try:
-            conversation_id = next(steps)
+            request = next(steps)
             while True:
+                assert request.max_retries == 0, "the next look is the retry"
+                conversation_id = request.operation
                 self.asked.append(conversation_id)
                 answer = self.answers[conversation_id].pop(0)
                 if isinstance(answer, Exception):
-                    conversation_id = steps.throw(answer)
+                    request = steps.throw(answer)
                 else:
-                    conversation_id = steps.send(Transcript.from_answer(conversation_id, answer))
+                    request = steps.send(Transcript.from_answer(conversation_id, answer))
         except StopIteration as stop:
             return stop.value
 
@@ -100,6 +100,8 @@ PASSING = [
     DstnyResponseError("html"),
     DstnyServerError(500, "oops"),
     DstnyServerError(503, "down"),
+    DstnyServerError(503, "down", retry_after=30),
+    DstnyApiError(408, "request timeout"),
     limited(None),
     limited(30),
     [],
@@ -198,7 +200,7 @@ def test_a_wait_goes_on_with_what_was_ready_before(looked):
     assert list(looked(source, wait).transcripts) == ["a", "b"]
 
 
-@pytest.mark.parametrize("ids", [[], [""], ["a", " "], [None], [1]])
+@pytest.mark.parametrize("ids", [[""], ["a", " "], [None], [1]])
 def test_ids_that_are_none_are_refused(ids):
     with pytest.raises(DstnyValidationError, match="conversation_ids"):
         waiting_for(*ids)
@@ -207,6 +209,28 @@ def test_ids_that_are_none_are_refused(ids):
 def test_an_unknown_shape_is_named_as_the_cause(looked):
     wait = waiting_for("a")
     assert "unknown: phrase" in looked(Source(a=[[{"phrase": "x"}]]), wait).reason
+
+
+def test_a_wait_can_be_stored_and_gone_on_with(looked):
+    wait = waiting_for("a", "b")
+    looked(Source(a=[READY], b=[limited(120)]), wait, 5)
+    again = TranscriptWait.from_json(json.loads(json.dumps(wait.to_json())))
+    assert again.to_json() == wait.to_json()
+    assert not again.may_ask(at(60))
+    assert looked(Source(b=[READY]), again, 130).transcripts["a"]["waited_seconds"] == 5.0
+
+
+def test_a_look_ends_soon_after_the_deadline(mocker):
+    moments = iter(range(0, 10**6, 200))
+    mocker.patch("airflow_provider_dstny.waiting.transcripts.utc_now", side_effect=lambda: at(next(moments)))
+    source = Source(**{f"c{n}": [DstnyServerError(503, "down")] for n in range(100)})
+    decision = source.run(look(source, waiting_for(*source.answers)))
+    assert decision.state is WaitState.TIMED_OUT
+    assert len(source.asked) < 5
+
+
+def test_no_conversations_are_ready_at_once():
+    assert waiting_for().decide(at(0)).state is WaitState.READY
 
 
 def test_an_event_survives_the_way_through_airflow():

@@ -25,3 +25,12 @@ class AgentRun(Answer):
     conversation_id: str
     is_test_run: bool
     result: Any = Field(default=None, repr=False)
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the outcome as one row of a file: the three fields of the request, and ``result``."""
+        return {
+            "conversation_id": self.conversation_id,
+            "agent_id": self.agent_id,
+            "is_test_run": self.is_test_run,
+            "result": self.result,
+        }

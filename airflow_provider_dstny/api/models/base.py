@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from pydantic import (
     BaseModel,
@@ -15,6 +16,7 @@ from pydantic import (
 )
 
 from airflow_provider_dstny.api.errors import DstnyValidationError
+from airflow_provider_dstny.api.privacy import shown
 
 
 class Payload(BaseModel):
@@ -22,23 +24,17 @@ class Payload(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True, hide_input_in_errors=True)
 
-    #: Fields whose values are shown as ``***``.
-    private_fields: ClassVar[frozenset[str]] = frozenset()
-
     @classmethod
-    def parse(cls, values: Mapping[str, Any], *, from_text: bool = False) -> Self:
+    def parse(cls, values: Mapping[str, Any]) -> Self:
         """Validate a mapping.
 
-        :param from_text: the values are the cells of a text file: all strings, empty for absent.
         :raises DstnyValidationError: every wrong field with its reason; nothing of the input.
         """
         try:
-            if not from_text:
-                return cls.model_validate(dict(values))
-            cells = {name: cell for name, cell in values.items() if cell is not None and cell.strip()}
-            return cls.model_validate_strings(cells)
+            return cls.model_validate(dict(values))
         except ValidationError as error:
-            raise DstnyValidationError(None, f"{cls.__name__}: {_reasons(error)}.") from None
+            reasons = _reasons(error)
+        raise DstnyValidationError(None, f"{cls.__name__}: {reasons}.")
 
     def to_json(self) -> dict[str, Any]:
         """Return the body to send: fields that were not set are left out."""
@@ -46,7 +42,7 @@ class Payload(BaseModel):
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
-            yield name, "***" if name in self.private_fields and value is not None else value
+            yield name, shown(name, value)
 
 
 class Answer(BaseModel):
@@ -63,7 +59,11 @@ class Answer(BaseModel):
     def read(cls, body: Any, **known: Any) -> Self:
         """Read one object of an answer; ``known`` is what the request already says about it."""
         fields = {name: value for name, value in body.items() if name != "raw"} if isinstance(body, dict) else {}
-        return cls.model_validate({**fields, **known, "raw": body})
+        try:
+            return cls.model_validate({**fields, **known, "raw": body})
+        except ValidationError:
+            # A name of a field that is no valid text; everything is still in raw.
+            return cls.model_validate({**known, "raw": body})
 
     @classmethod
     def read_rows(cls, body: Any) -> list[Self]:
@@ -97,7 +97,13 @@ def unwrap(body: Any) -> Any:
 
 
 def _reasons(error: ValidationError) -> str:
+    details = error.errors(include_url=False, include_context=False, include_input=False)
     return "; ".join(
-        ": ".join(filter(None, (".".join(map(str, detail["loc"])), detail["msg"].removeprefix("Value error, "))))
-        for detail in error.errors(include_url=False, include_context=False, include_input=False)
+        ": ".join(filter(None, (_location(detail["loc"]), detail["msg"].removeprefix("Value error, "))))
+        for detail in details
     )
+
+
+def _location(path: tuple[int | str, ...]) -> str:
+    # The name of an unknown field is input too: a file without a header has values for names.
+    return ".".join(str(name) if re.fullmatch(r"[A-Za-z_]{1,40}|\d{1,6}", str(name)) else "***" for name in path)

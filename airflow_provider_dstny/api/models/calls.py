@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from email.errors import MessageError
 from email.headerregistry import Address
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -32,21 +33,39 @@ _http_url = TypeAdapter(HttpUrl)
 def _iso_8601(value: Any) -> Any:
     # A bare number would silently be read as a Unix time, in seconds or milliseconds.
     if isinstance(value, str):
-        return datetime.fromisoformat(value.strip())
+        try:
+            value = datetime.fromisoformat(value.strip())
+        except ValueError:
+            value = None
     if not isinstance(value, datetime):
         raise ValueError("must be an ISO 8601 time or a datetime")
     return value
 
 
+def _utc(value: datetime) -> datetime:
+    if not 1970 <= value.year < 9999:
+        raise ValueError("must lie after 1970")
+    return value.astimezone(UTC)
+
+
 def _zulu(value: datetime) -> str:
-    return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return value.isoformat().replace("+00:00", "Z")
+
+
+def _integer_of_text(value: Any) -> Any:
+    # Templates and cells of files are text.
+    return int(value) if isinstance(value, str) and re.fullmatch(r"\s*\d{1,9}\s*", value) else value
+
+
+def _boolean_of_text(value: Any) -> Any:
+    return {"true": True, "false": False}.get(value.strip().lower(), value) if isinstance(value, str) else value
 
 
 def _email(value: str) -> str:
     # Syntax only: reserved domains such as .test and .local are in real use as user names.
     try:
         Address(addr_spec=value)
-    except (ValueError, IndexError, MessageError):
+    except (ValueError, IndexError, AttributeError, MessageError):
         raise ValueError("is not an e-mail address") from None
     return value
 
@@ -61,7 +80,11 @@ def _recording_url(value: str) -> str:
     return value
 
 
-Timestamp = Annotated[AwareDatetime, BeforeValidator(_iso_8601), PlainSerializer(_zulu, when_used="json")]
+Timestamp = Annotated[
+    AwareDatetime, BeforeValidator(_iso_8601), AfterValidator(_utc), PlainSerializer(_zulu, when_used="json")
+]
+Seconds = Annotated[StrictInt, Field(ge=0, le=10**9), BeforeValidator(_integer_of_text)]
+Boolean = Annotated[StrictBool, BeforeValidator(_boolean_of_text)]
 Email = Annotated[StrictStr, AfterValidator(_email)]
 Text = Annotated[StrictStr, Field(min_length=1)]
 RecordingUrl = Annotated[StrictStr, AfterValidator(_recording_url)]
@@ -75,16 +98,12 @@ class CallConversation(Payload):
     a second. ``call_recording_url`` must answer 200 to anybody, because Dstny fetches it.
     """
 
-    private_fields: ClassVar[frozenset[str]] = frozenset(
-        {"owner_phone_number", "participant_phone_number", "call_recording_url"}  # a URL may be signed
-    )
-
     call_external_id: Text
     call_start_time: Timestamp
     call_end_time: Timestamp | None = None
-    call_duration: Annotated[StrictInt, Field(ge=0)] | None = None
+    call_duration: Seconds | None = None
     call_recording_url: RecordingUrl
-    call_is_stereo: StrictBool | None = None
+    call_is_stereo: Boolean | None = None
     call_direction: Literal["incoming", "outgoing"]
     call_title: Text | None = None
     call_outcome: Text | None = None
@@ -118,6 +137,6 @@ class CallConversation(Payload):
     @model_validator(mode="after")
     def _stereo_has_a_channel(self) -> Self:
         if self.call_is_stereo and self.call_participant_channel is None:
-            # Documented as the API's own default; said aloud so that the books show what was sent.
+            # Documented as the API's own default; sent, so that nobody has to know it.
             return self.model_copy(update={"call_participant_channel": "right"})
         return self

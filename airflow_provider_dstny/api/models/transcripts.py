@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
+from math import isfinite
 from typing import Any, Self
 
 from pydantic import Field
@@ -77,8 +79,13 @@ class Transcript(Answer):
         return cls(conversation_id=conversation_id, segments=segments, source_shape=shape, raw=body)
 
     def to_row(self) -> dict[str, Any]:
-        """Return the transcript as one row of a JSON Lines file."""
-        return self.model_dump(mode="json", include={"conversation_id", "source_shape", "segments"})
+        """Return one row of a file: ``conversation_id``, ``source_shape`` and the ``segments`` as objects."""
+        names = ("index", "speaker", "text", "start_seconds", "end_seconds")
+        return {
+            "conversation_id": self.conversation_id,
+            "source_shape": self.source_shape,
+            "segments": [{name: getattr(segment, name) for name in names} for segment in self.segments],
+        }
 
 
 def _find(node: Any, shape: str) -> Iterator[tuple[str, dict[str, Any], str]]:
@@ -93,7 +100,7 @@ def _find(node: Any, shape: str) -> Iterator[tuple[str, dict[str, Any], str]]:
             else:
                 yield shape, item, text
     elif isinstance(node, dict):
-        for name in (*_SHAPES, *_WRAPPERS):
+        for name in (*_SHAPES, *_WRAPPERS, "text"):
             if node.get(name):
                 inner = node[name]
                 inner_shape = name if name in _SHAPES else "text" if isinstance(inner, str) else shape
@@ -121,15 +128,27 @@ def _first_number(item: dict[str, Any], keys: tuple[str, ...]) -> float | None:
     for key in keys:
         value = item.get(key)
         if isinstance(value, (str, int, float)) and not isinstance(value, bool):
-            try:
-                return float(value)
-            except ValueError:
-                continue
+            with suppress(ValueError, OverflowError):
+                if isfinite(number := float(value)):
+                    return number
     return None
 
 
 def _shape_of_nothing(body: Any) -> str:
-    items = body if isinstance(body, list) else [body]
-    names = {name for item in items if isinstance(item, dict) for name, value in item.items() if value}
-    strange = sorted(names - _UNTELLING)
+    strange = sorted(set(_strange_names(body)))
     return f"unknown: {', '.join(strange[:10])}" if strange else "empty"
+
+
+def _strange_names(node: Any) -> Iterator[str]:
+    """Yield the names of fields, at any depth, that may hold what was said in a way that is not known."""
+    if isinstance(node, list):
+        for item in node[:10]:
+            yield from _strange_names(item)
+    elif isinstance(node, dict):
+        for name, value in node.items():
+            if name == "status" and isinstance(value, str) and value.isidentifier():
+                yield f"status={value}"
+            elif value and name not in _UNTELLING:
+                yield str(name)[:40]
+            elif name in _SHAPES or name in _WRAPPERS:
+                yield from _strange_names(value)

@@ -1,0 +1,39 @@
+"""Ids of users' input: checked before anything is sent, and encoded into paths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from urllib.parse import quote
+
+from airflow_provider_dstny.api.errors import DstnyValidationError
+
+
+def encode_id(value: object, name: str) -> str:
+    """Percent-encode one id for use as a single path segment.
+
+    :raises DstnyValidationError: the id is empty, a dot segment, or neither a string nor an integer.
+    """
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise DstnyValidationError(None, f"{name} must be a string or an integer, not {type(value).__name__}.")
+    text = str(value).strip()
+    if text in {"", ".", ".."}:
+        raise DstnyValidationError(None, f"{name} is empty or not an id.")
+    try:
+        return quote(text, safe="")
+    except UnicodeEncodeError:
+        raise DstnyValidationError(None, f"{name} has characters that cannot be sent.") from None
+
+
+def unique_ids(values: str | Iterable[str], name: str) -> list[str]:
+    """Return one id or many as a list, in order, each once. None at all is an empty list.
+
+    :raises DstnyValidationError: an id is not a string, or no id at all.
+    """
+    if not isinstance(values, Iterable):
+        raise DstnyValidationError(None, f"{name} must be an id or a list of ids, not {type(values).__name__}.")
+    ids = [values] if isinstance(values, str) else list(values)
+    for one in ids:
+        if not isinstance(one, str):
+            raise DstnyValidationError(None, f"{name} must hold strings, not {type(one).__name__}.")
+        encode_id(one, name)
+    return list(dict.fromkeys(one.strip() for one in ids))
