@@ -15,10 +15,9 @@ def final_errors_fail() -> Iterator[None]:
     """End a task without retries where a retry would fail the same way; let other errors pass."""
     try:
         yield
+        return
     except DstnyError as error:
         if not error.final:
             raise
         reason = str(error)
-    else:
-        return
     raise AirflowFailException(reason)

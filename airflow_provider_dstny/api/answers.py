@@ -162,7 +162,7 @@ def _retry_after(payload: Any, headers: Mapping[str, str], now: datetime) -> flo
         except (TypeError, ValueError, OverflowError):
             seconds = _seconds_until(value, now)
         if 0 <= seconds < float("inf"):
-            return seconds
+            return min(seconds, _LONGEST_TOLD_WAIT)
     return None
 
 

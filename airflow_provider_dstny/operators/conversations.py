@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, BaseOperator, XComArg, conf
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, BaseOperator, conf
 
 from airflow_provider_dstny.api.privacy import shown
 from airflow_provider_dstny.failures import final_errors_fail
@@ -112,6 +112,8 @@ class DstnyCreateCallConversationOperator(DstnyHookMixin, BaseOperator):
         # A CallConversation becomes its fields, so that there is one form to render, show and validate.
         fields = call.to_json() if hasattr(call, "to_json") else call
         if isinstance(fields, Mapping):
+            from airflow.providers.common.compat.sdk import XComArg
+
             # Airflow does not look for upstream tasks inside of the wrapper.
             XComArg.apply_upstream_relationship(self, dict(fields))
             fields = CallFields(fields)

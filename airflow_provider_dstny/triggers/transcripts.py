@@ -68,7 +68,7 @@ class DstnyTranscriptTrigger(BaseTrigger):
         from airflow_provider_dstny.waiting.transcripts import Decision, TranscriptWait, WaitState, look, utc_now
 
         try:
-            wait = TranscriptWait.from_json(vars(self))
+            wait = TranscriptWait.from_json(self.serialize()[1])
             async with DstnyHook(self.dstny_conn_id).get_async_conn() as dstny:
                 await asyncio.sleep(max(SAFE_FIRST_LOOK, wait.seconds_to_next_look(utc_now(), self.poll_interval)))
                 while (decision := await dstny.arun(look(dstny, wait))).state is WaitState.WAITING:

@@ -175,6 +175,9 @@ def test_headers_are_scrubbed_too():
 
 def test_a_503_tells_when_to_come_back():
     with pytest.raises(DstnyServerError) as caught:
+        read(503, {"retryAfter": 1e20})
+    assert caught.value.retry_after == 31 * 86400
+    with pytest.raises(DstnyServerError) as caught:
         read(503, {}, {"retry-after": "17"})
     assert caught.value.retry_after == 17
 
