@@ -208,7 +208,7 @@ class LocalAirflow:
 
     def xcom(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> Any:
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
-        return self.get(path, map_index=map_index, deserialize=True)["value"]
+        return self.get(path, map_index=map_index, stringify=False)["value"]
 
     def _migrate(self) -> None:
         self.run("db", "migrate")
