@@ -19,15 +19,28 @@ ROW_REFERENCE = re.compile(r"(?P<path>.+\.(?:csv|jsonl))#(?P<row>[1-9]\d{0,8})")
 
 
 def storage_path(path: str | ObjectStoragePath) -> ObjectStoragePath:
-    """Return a path as an ObjectStoragePath: local, ``s3://``, ``gs://`` and what else Airflow knows."""
+    """Return a path as an ObjectStoragePath: local, ``s3://``, ``gs://`` and what else Airflow knows.
+
+    :raises DstnyValidationError: nothing is installed for the scheme of the path.
+    """
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
-    return ObjectStoragePath(path)
+    try:
+        target = ObjectStoragePath(path)
+        target.fs  # noqa: B018 - resolves the scheme
+    except (ValueError, ImportError) as error:
+        raise DstnyValidationError(None, f"{path} cannot be used: {error}.") from None
+    return target
 
 
 def write_jsonl(path: str | ObjectStoragePath, rows: Iterable[Mapping[str, Any]]) -> int:
-    """Write rows as JSON Lines and return their number. The file appears whole or not at all."""
+    """Write rows as JSON Lines and return their number. The file appears whole or not at all.
+
+    :raises DstnyValidationError: the path is a folder, or nothing is installed for its scheme.
+    """
     target = storage_path(path)
+    if target.is_dir():
+        raise DstnyValidationError(None, f"{path} is a folder; it must be a file.")
     partial = target.parent / f".{target.name}.partial"
     target.parent.mkdir(parents=True, exist_ok=True)
     count = 0
@@ -43,7 +56,7 @@ def write_jsonl(path: str | ObjectStoragePath, rows: Iterable[Mapping[str, Any]]
 def read_jsonl(path: str | ObjectStoragePath) -> list[Any]:
     """Return the rows of a JSON Lines file, none if there is no such file.
 
-    :raises DstnyValidationError: the file is not JSON Lines.
+    :raises DstnyValidationError: the path is a folder, or the file is not JSON Lines.
     """
     target = storage_path(path)
     return [row for row, _ in _rows(target)] if target.exists() else []

@@ -24,16 +24,16 @@ def encode_id(value: object, name: str) -> str:
         raise DstnyValidationError(None, f"{name} has characters that cannot be sent.") from None
 
 
-def unique_ids(values: str | Iterable[str], name: str) -> list[str]:
-    """Return one id or many as a list, in order, each once. None at all is an empty list.
+def unique_ids(values: str | int | Iterable[str | int], name: str) -> list[str]:
+    """Return one id or many as a list of strings, in order, each once. None at all is an empty list.
 
-    :raises DstnyValidationError: an id is not a string, or no id at all.
+    :raises DstnyValidationError: an id is neither a string nor an integer, or no id at all.
     """
+    if isinstance(values, (str, int)):
+        values = [values]
     if not isinstance(values, Iterable):
         raise DstnyValidationError(None, f"{name} must be an id or a list of ids, not {type(values).__name__}.")
-    ids = [values] if isinstance(values, str) else list(values)
+    ids = list(values)
     for one in ids:
-        if not isinstance(one, str):
-            raise DstnyValidationError(None, f"{name} must hold strings, not {type(one).__name__}.")
         encode_id(one, name)
-    return list(dict.fromkeys(one.strip() for one in ids))
+    return list(dict.fromkeys(str(one).strip() for one in ids))

@@ -6,17 +6,22 @@ import re
 from typing import Any
 
 _LONGEST_TEXT = 300
+#: What is looked at of a text, so that a hostile one costs nothing.
+_LOOKED_AT = 2000
 _URL_TAIL = re.compile(r"(?i)(https?://[^\s?#;]*)[?#;]\S*")
-_SEPARATORS = r"[\s().\-/\u2010-\u2015]{0,3}"
-#: Seven digits or more after a plus; without one, also with no date and no part of a longer id.
+_SEPARATORS = r"(?:[\s().\-/\u2010-\u2015]|%20){0,3}"
+_NO_PHONE_NUMBER = r"(?!\d{4}-\d\d-\d\d|\d\d?/\d\d?/\d{4}|\d{1,3}(?:\.\d{1,3}){3}(?![.\d]))"
+#: Seven digits or more after a plus; without one, also no date, no IP address and no part of a longer id.
 _PHONE_NUMBER = re.compile(
-    rf"(?i)(?:\+|%2B)\(?\d(?:{_SEPARATORS}\d){{6,}}|(?<![\w-])(?!\d{{4}}-\d\d-\d\d)\(?\d(?:{_SEPARATORS}\d){{6,}}(?![\w-])"
+    rf"(?i)(?:\+|%2B)\(?\d(?:{_SEPARATORS}\d){{6,}}"
+    rf"|(?<![\w-])(?<!\d[./]){_NO_PHONE_NUMBER}\(?\d(?:{_SEPARATORS}\d){{6,}}(?![\w-])"
 )
 
 
 def scrub(text: str, token: str) -> str:
-    """Shorten foreign text to one line, without the token, phone numbers and the queries of URLs."""
-    line = " ".join(text.replace(token, "***").split())
+    """Shorten foreign text to one printable line, without the token, phone numbers and the queries of URLs."""
+    words = text.replace(token, "***")[:_LOOKED_AT].split()
+    line = "".join(character for character in " ".join(words) if character.isprintable())
     line = _PHONE_NUMBER.sub("***", _URL_TAIL.sub(r"\1?***", line))
     return line if len(line) <= _LONGEST_TEXT else f"{line[:_LONGEST_TEXT]}…"
 
@@ -30,5 +35,5 @@ def shown(name: object, value: Any) -> Any:
     if "url" in str(name).lower():
         # The query may be a signature, what stands before the host a password.
         public = re.fullmatch(r"(https?://)(?:[^\s/?#;@]*@)?([^\s?#;@]+)(.*)", str(value), re.DOTALL)
-        return public[1] + public[2] + ("?***" if public[3] else "") if public else "***"
-    return value
+        value = public[1] + public[2] + ("?***" if public[3] else "") if public else "***"
+    return _PHONE_NUMBER.sub("***", value) if isinstance(value, str) else value

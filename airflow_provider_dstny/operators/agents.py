@@ -75,9 +75,15 @@ class DstnyRunAgentOperator(DstnyHookMixin, BaseOperator):
             ids = unique_ids(self.conversation_ids, "conversation_ids")
             if is_test_run and not self.output_path:
                 self.log.warning("A test run persists nothing and output_path is not set: the results are dropped")
+            # Read before the agent runs, so that a path that cannot be written loses no result.
+            earlier = read_jsonl(self.output_path) if self.output_path else []
             runs, failures = self._run_all(agent_id, is_test_run, ids)
             if self.output_path:
-                self._write(self.output_path, runs, failures)
+                rows = [run.to_row() for run in runs]
+                # What an earlier try found of conversations that failed in this one is kept.
+                request = {"agent_id": agent_id, "is_test_run": is_test_run}
+                kept = [row for row in earlier if _is_of(row, request) and row.get("conversation_id") in failures]
+                write_jsonl(self.output_path, [*rows, *kept])
             if failures:
                 raise self._failed(failures, len(ids))
         return {
@@ -115,17 +121,14 @@ class DstnyRunAgentOperator(DstnyHookMixin, BaseOperator):
                     self.log.info("Agent %s: %d of %d done", agent_id, done + 1, len(ids))
         return runs, failures
 
-    @staticmethod
-    def _write(path: str, runs: list[AgentRun], failures: Mapping[str, DstnyError]) -> None:
-        """Write the results; what an earlier try found of conversations that failed in this one is kept."""
-        earlier = read_jsonl(path) if failures else []
-        kept = [row for row in earlier if isinstance(row, dict) and row.get("conversation_id") in failures]
-        write_jsonl(path, [*(run.to_row() for run in runs), *kept])
-
     def _failed(self, failures: Mapping[str, DstnyError], total: int) -> AirflowException:
         kind = AirflowFailException if all(error.final for error in failures.values()) else AirflowException
         named = "; ".join(f"{conversation_id}: {error}" for conversation_id, error in list(failures.items())[:10])
         return kind(f"Agent {self.agent_id} failed on {len(failures)} of {total} conversations: {named}")
+
+
+def _is_of(row: Any, request: Mapping[str, Any]) -> bool:
+    return isinstance(row, dict) and request.items() <= row.items()
 
 
 def _agent_id(value: int | str) -> int:

@@ -17,6 +17,7 @@ from airflow_provider_dstny.storage import ROW_REFERENCE, read_row
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+    from jinja2 import Environment
 
     from airflow_provider_dstny.api.dstny import DstnyClient
     from airflow_provider_dstny.api.models.calls import CallConversation
@@ -39,7 +40,9 @@ class CallFields:
     """
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
-        self.__dict__.update(fields=dict(fields), template_fields=[name for name in fields if _is_field(name)])
+        # A text without a template is left alone: rendered to a native object, a phone number becomes a number.
+        templates = [name for name, value in fields.items() if _is_field(name) and not _is_plain(value)]
+        self.__dict__.update(fields=dict(fields), template_fields=templates)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -51,7 +54,7 @@ class CallFields:
         self.fields[name] = value
 
     def serialize(self) -> dict[str, Any]:
-        return {str(name): shown(name, value) for name, value in self.fields.items()}
+        return {(str(name) if _is_field(name) else "***"): shown(name, value) for name, value in self.fields.items()}
 
     def __repr__(self) -> str:
         return repr(self.serialize())
@@ -59,6 +62,10 @@ class CallFields:
 
 def _is_field(name: object) -> bool:
     return isinstance(name, str) and name.startswith(("call_", "owner_", "participant_"))
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, str) and "{{" not in value and "{%" not in value
 
 
 class DstnyCreateCallConversationOperator(DstnyHookMixin, BaseOperator):
@@ -117,9 +124,15 @@ class DstnyCreateCallConversationOperator(DstnyHookMixin, BaseOperator):
             # Airflow does not look for upstream tasks inside of the wrapper.
             XComArg.apply_upstream_relationship(self, dict(fields))
             fields = CallFields(fields)
-        elif isinstance(fields, str) and not (ROW_REFERENCE.fullmatch(fields) or "{{" in fields):
+        elif _is_plain(fields) and not ROW_REFERENCE.fullmatch(fields):
             raise AirflowFailException(_NOT_A_CALL)
         self._call = fields
+
+    def render_template_fields(self, context: Context, jinja_env: Environment | None = None) -> None:
+        if isinstance(self.call, CallFields):
+            # Airflow renders a shallow copy of the task: the templates must stay with the original.
+            self.call = self.call.fields
+        super().render_template_fields(context, jinja_env)
 
     def execute(self, context: Context) -> str:
         from airflow_provider_dstny.submission import submit_once

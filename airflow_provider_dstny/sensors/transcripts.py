@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 #: The trigger ends a wait and names the cause; Airflow's own timeout only steps in where no triggerer runs.
 _TRIGGERER_GRACE = timedelta(minutes=5)
 _KEY = "dstny_wait"
+_LONGEST = 366 * 24 * 60 * 60
 
 
 class DstnyTranscriptSensor(DstnyHookMixin, BaseSensorOperator):
@@ -90,7 +91,7 @@ class DstnyTranscriptSensor(DstnyHookMixin, BaseSensorOperator):
             return TranscriptWait.from_json(stored)
         first = context["ti"].get_first_reschedule_date(context) if self.reschedule else None
         started_at = first or utc_now()
-        deadline = started_at + timedelta(seconds=self.timeout)
+        deadline = started_at + timedelta(seconds=min(self.timeout, _LONGEST))
         return TranscriptWait(self.conversation_ids, started_at=started_at, deadline=deadline)
 
     def _remember(self, context: Context, wait: TranscriptWait) -> None:

@@ -26,6 +26,7 @@ class DstnyTranscriptTrigger(BaseTrigger):
     :param deadline: ISO 8601 with timezone, when it ends; kept over a restart of the triggerer.
     :param not_before: ISO 8601 with timezone, until when the API wants no question.
     :param ready: what was ready before, in the form of the event's ``transcripts``.
+    :param last_cause: why it was not over before.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class DstnyTranscriptTrigger(BaseTrigger):
         deadline: str,
         not_before: str | None = None,
         ready: dict[str, dict[str, Any]] | None = None,
+        last_cause: str = "not asked yet",
         dstny_conn_id: str = "dstny_default",
         poll_interval: float = 60.0,
     ) -> None:
@@ -45,6 +47,7 @@ class DstnyTranscriptTrigger(BaseTrigger):
         self.deadline = deadline
         self.not_before = not_before or started_at
         self.ready = ready or {}
+        self.last_cause = last_cause
         self.dstny_conn_id = dstny_conn_id
         self.poll_interval = poll_interval
 
@@ -57,6 +60,7 @@ class DstnyTranscriptTrigger(BaseTrigger):
                 "deadline": self.deadline,
                 "not_before": self.not_before,
                 "ready": self.ready,
+                "last_cause": self.last_cause,
                 "dstny_conn_id": self.dstny_conn_id,
                 "poll_interval": self.poll_interval,
             },

@@ -76,6 +76,7 @@ class TranscriptWait:
     :param deadline: UTC, when it ends without success.
     :param not_before: UTC, until when the API wants no question.
     :param ready: what was found so far, per conversation id.
+    :param last_cause: why it is not over yet.
     :raises DstnyValidationError: an id is not a string, or no id at all.
     """
 
@@ -87,6 +88,7 @@ class TranscriptWait:
         deadline: datetime,
         not_before: datetime | None = None,
         ready: Mapping[str, dict[str, Any]] | None = None,
+        last_cause: str = "not asked yet",
     ) -> None:
         self.started_at = started_at
         self.deadline = deadline
@@ -94,23 +96,30 @@ class TranscriptWait:
         self.pending = [one for one in unique_ids(conversation_ids, "conversation_ids") if one not in self.ready]
         self._not_before = not_before or started_at
         self._failure = ""
-        self._last_cause = "not asked yet"
+        self._last_cause = last_cause
 
     def to_json(self) -> dict[str, Any]:
-        """Return the wait in a form that Airflow can store: ids, times and counts."""
+        """Return the wait in a form that Airflow can store: ids, times, counts and the last cause."""
         return {
             "conversation_ids": [*self.ready, *self.pending],
             "started_at": self.started_at.isoformat(),
             "deadline": self.deadline.isoformat(),
             "not_before": self._not_before.isoformat(),
             "ready": self.ready,
+            "last_cause": self._last_cause,
         }
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
         """Go on with a stored wait."""
-        times = {name: datetime.fromisoformat(stored[name]) for name in ("started_at", "deadline", "not_before")}
-        return cls(stored["conversation_ids"], ready=stored["ready"], **times)
+        return cls(
+            stored["conversation_ids"],
+            started_at=datetime.fromisoformat(stored["started_at"]),
+            deadline=datetime.fromisoformat(stored["deadline"]),
+            not_before=datetime.fromisoformat(stored["not_before"]),
+            ready=stored["ready"],
+            last_cause=stored["last_cause"],
+        )
 
     def saw(self, transcript: Transcript, now: datetime) -> None:
         """Take in an answer."""
@@ -136,7 +145,9 @@ class TranscriptWait:
                 self._not_before = error.resets_at or self.deadline
             case DstnyRateLimitError() | DstnyServerError():
                 self._not_before = max(self._not_before, now + timedelta(seconds=error.retry_after or 0))
-            case DstnyConnectionError() | DstnyTimeoutError() | DstnyResponseError() | DstnyApiError(status_code=408):
+            case DstnyConnectionError() | DstnyTimeoutError() | DstnyResponseError():
+                pass
+            case DstnyApiError(status_code=408 | 423 | 425):
                 pass
             case _:
                 self._failure = f"Conversation {conversation_id}: {error}"

@@ -70,7 +70,9 @@ def test_ids_are_checked_all_at_once_and_each_is_taken_once():
     assert unique_ids(["b", "a", " b "], "ids") == ["b", "a"]
     assert unique_ids("a", "ids") == ["a"]
     assert unique_ids([], "ids") == []
-    for wrong in (None, 7, ["a", None], ["a", ""], ["a", "."], ["a", "\ud800"], [["a"]]):
+    assert unique_ids([7, "7", 8], "ids") == unique_ids(["7", 8], "ids") == ["7", "8"]
+    assert unique_ids(7, "ids") == ["7"]
+    for wrong in (None, 1.5, True, [True], ["a", None], ["a", ""], ["a", "."], ["a", "\ud800"], [["a"]]):
         with pytest.raises(DstnyValidationError, match="ids"):
             unique_ids(wrong, "ids")
 

@@ -95,6 +95,8 @@ def test_a_call_that_renders_to_other_text_is_refused_and_not_shown(text):
         ("call_recording_url", "https://[x?y", "https://[x?***"),
         ("call_title", {"a": PHONE}, "***"),
         ("call_title", "Renewal", "Renewal"),
+        ("call_title", f"Call with {PHONE}", "Call with ***"),
+        ("call_recording_url", f"https://h/{PHONE}.mp3", "https://h/***.mp3"),
         (7, None, None),
     ],
 )
@@ -107,7 +109,7 @@ def test_what_is_shown_of_a_field(name, value, seen):
     "text",
     [
         "+46 70 174 06 05", "+46701740605x1", "n+46701740605", "%2B46701740605", "070\u2011174\u201106\u201105",
-        "070/174/06/05", "+46 (0)70 - 174 06 05", "0701740605", "(070) 174 06 05",
+        "070/174/06/05", "+46 (0)70 - 174 06 05", "0701740605", "(070) 174 06 05", "%2B46%2070%20174%2006%2005",
     ],
 )  # fmt: skip
 def test_phone_numbers_are_scrubbed(text):
@@ -115,10 +117,48 @@ def test_phone_numbers_are_scrubbed(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["before 2026-03-02T08:00:00Z", "1f07d9fe-b515-6c3e-8fd2-ce54fb85a059", "limit 1000", "pbx-20260302-0001"]
+    "text",
+    [
+        "before 2026-03-02T08:00:00Z",
+        "1f07d9fe-b515-6c3e-8fd2-ce54fb85a059",
+        "limit 1000",
+        "pbx-20260302-0001",
+        "10.244.10.123 refused",
+        "04/03/2024 10:00",
+    ],
 )
 def test_dates_and_ids_stay_readable(text):
     assert scrub(text, "token") == text
+
+
+def test_hostile_text_is_cut_before_it_is_searched(mocker):
+    search = mocker.patch("airflow_provider_dstny.api.privacy._URL_TAIL")
+    search.sub.side_effect = lambda _, line: line
+    scrub("http://" * 150_000, "token")
+    assert len(search.sub.call_args.args[1]) <= 2000
+
+
+def test_what_cannot_be_printed_or_encoded_is_left_out():
+    assert scrub("a\ud800b\x00c\u202e", "token").encode() == b"abc"
+
+
+def test_each_rendering_starts_from_the_templates(private_call):
+    task = dag_with(private_call).get_task("create")
+    for title in ("first", "second"):
+        copied = task.prepare_for_execution()
+        copied.render_template_fields({"params": {"title": title}})
+        assert copied.call.fields["call_title"] == title
+
+
+def test_with_native_objects_a_literal_phone_number_stays_text(private_call):
+    task = dag_with(private_call).get_task("create")
+    task.dag.render_template_as_native_obj = True
+    task.render_template_fields({"params": {"title": "x"}})
+    assert task.call.fields["owner_phone_number"] == PHONE
+
+
+def test_what_is_no_field_is_not_shown_by_name(call):
+    assert PHONE not in repr(dag_with({**call, PHONE: "x", 1: PHONE}).get_task("create").call)
 
 
 def test_queries_of_urls_are_scrubbed():

@@ -101,6 +101,24 @@ def test_what_meets_all_ends_the_round_and_what_was_found_is_written(account, id
     assert len(path.read_text().splitlines()) == 1
 
 
+def test_a_path_that_cannot_be_written_is_refused_before_the_agent_runs(account, ids, tmp_path):
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"a": 1}\nhalf{')
+    for path in (broken, tmp_path, "foo://bucket/results.jsonl"):
+        with pytest.raises(AirflowFailException):
+            operator(ids, output_path=str(path)).execute({})
+    assert account.books.count("run_agent") == 0
+
+
+def test_rows_of_another_agent_are_not_kept(account, ids, tmp_path):
+    path = tmp_path / "results.jsonl"
+    operator(ids, agent_id=2, output_path=str(path)).execute({})
+    account.books.inject(Fault("status", "run_agent", status=500))
+    with pytest.raises(AirflowException, match="1 of 3"):
+        operator(ids, output_path=str(path)).execute({})
+    assert {json.loads(line)["agent_id"] for line in path.read_text().splitlines()} == {1}
+
+
 def test_an_id_that_is_given_twice_is_run_once(account, ids, tmp_path):
     assert operator([ids[0], ids[0]]).execute({})["succeeded"] == 1
 

@@ -258,7 +258,7 @@ def test_events_and_xcom_carry_no_text(context, conversation_ids):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("ids", [None, 7, ["a", ""], ["a", "."], ["a", None]])
+@pytest.mark.parametrize("ids", [None, 1.5, ["a", ""], ["a", "."], ["a", None]])
 def test_what_is_no_id_fails_without_a_retry_before_any_request(mode, ids, context, account):
     with pytest.raises(AirflowFailException, match="conversation_ids"):
         sensor(ids, **kwargs_of(mode)).execute(context)
@@ -269,6 +269,11 @@ def test_what_is_no_id_fails_without_a_retry_before_any_request(mode, ids, conte
 def test_a_quiet_day_without_conversations_is_no_failure(mode, context, account):
     assert sensor([], **kwargs_of(mode)).execute(context) == {}
     assert account.books.entries == []
+
+
+def test_a_timeout_of_centuries_is_no_problem(context, account, conversation_ids):
+    with pytest.raises(TaskDeferred):
+        sensor(conversation_ids, deferrable=True, timeout=1e12).execute(context)
 
 
 def test_a_bad_connection_fails_without_a_retry(context, monkeypatch, account):

@@ -102,6 +102,7 @@ PASSING = [
     DstnyServerError(503, "down"),
     DstnyServerError(503, "down", retry_after=30),
     DstnyApiError(408, "request timeout"),
+    DstnyApiError(425, "too early"),
     limited(None),
     limited(30),
     [],
@@ -200,7 +201,7 @@ def test_a_wait_goes_on_with_what_was_ready_before(looked):
     assert list(looked(source, wait).transcripts) == ["a", "b"]
 
 
-@pytest.mark.parametrize("ids", [[""], ["a", " "], [None], [1]])
+@pytest.mark.parametrize("ids", [[""], ["a", " "], [None], [True]])
 def test_ids_that_are_none_are_refused(ids):
     with pytest.raises(DstnyValidationError, match="conversation_ids"):
         waiting_for(*ids)
@@ -217,6 +218,7 @@ def test_a_wait_can_be_stored_and_gone_on_with(looked):
     again = TranscriptWait.from_json(json.loads(json.dumps(wait.to_json())))
     assert again.to_json() == wait.to_json()
     assert not again.may_ask(at(60))
+    assert "slow down" in again.decide(at(60)).reason
     assert looked(Source(b=[READY]), again, 130).transcripts["a"]["waited_seconds"] == 5.0
 
 
