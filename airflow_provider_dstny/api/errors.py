@@ -43,6 +43,9 @@ class DstnyApiError(DstnyError):
     :param message: the operation and what the API said, shortened, without tokens and phone numbers.
     :param request_id: the API's own id of the request, for support.
     :param hint: which setting or scope to change, and what a retry will do.
+    :param scope: the scope that is missing, where the API names it.
+    :param retry_after: seconds to wait, where the API says so.
+    :param resets_at: UTC time at which a quota starts anew.
     """
 
     def __init__(
@@ -51,12 +54,19 @@ class DstnyApiError(DstnyError):
         message: str,
         request_id: str | None = None,
         hint: str | None = None,
+        *,
+        scope: str | None = None,
+        retry_after: float | None = None,
+        resets_at: datetime | None = None,
     ) -> None:
         super().__init__(status_code, message, request_id, hint)
         self.status_code = status_code
         self.message = message
         self.request_id = request_id
         self.hint = hint
+        self.scope = scope
+        self.retry_after = retry_after
+        self.resets_at = resets_at
 
     def __str__(self) -> str:
         parts = [self.message]
@@ -82,18 +92,6 @@ class DstnyScopeError(DstnyApiError):
     final = True
     affects_all = True
 
-    def __init__(
-        self,
-        status_code: int | None,
-        message: str,
-        request_id: str | None = None,
-        hint: str | None = None,
-        *,
-        scope: str | None = None,
-    ) -> None:
-        super().__init__(status_code, message, request_id, hint)
-        self.scope = scope
-
 
 class DstnyNotFoundError(DstnyApiError):
     """404: nothing with this id is visible to this token."""
@@ -110,51 +108,15 @@ class DstnyRateLimitError(DstnyApiError):
 
     affects_all = True
 
-    def __init__(
-        self,
-        status_code: int | None,
-        message: str,
-        request_id: str | None = None,
-        hint: str | None = None,
-        *,
-        retry_after: float | None = None,
-    ) -> None:
-        super().__init__(status_code, message, request_id, hint)
-        self.retry_after = retry_after
-
 
 class DstnyQuotaError(DstnyApiError):
     """429 of the daily quota. ``resets_at`` is the UTC time of the reset."""
 
     affects_all = True
 
-    def __init__(
-        self,
-        status_code: int | None,
-        message: str,
-        request_id: str | None = None,
-        hint: str | None = None,
-        *,
-        resets_at: datetime | None = None,
-    ) -> None:
-        super().__init__(status_code, message, request_id, hint)
-        self.resets_at = resets_at
-
 
 class DstnyServerError(DstnyApiError):
     """5xx: the API failed. ``retry_after`` is in seconds, None where the API did not say."""
-
-    def __init__(
-        self,
-        status_code: int | None,
-        message: str,
-        request_id: str | None = None,
-        hint: str | None = None,
-        *,
-        retry_after: float | None = None,
-    ) -> None:
-        super().__init__(status_code, message, request_id, hint)
-        self.retry_after = retry_after
 
 
 def status_phrase(status_code: int) -> str:
