@@ -19,6 +19,8 @@ from airflow_provider_dstny.api.operation import Route, Steps, operation
 
 RecordingType = Literal["meeting", "call", "live"]
 
+_LONGEST_TIMEOUT = 86400.0
+
 #: Where each operation lives below the base path. Only the conversation list and the global filters are
 #: spelled out in the public documents; the others are assumed and can be overridden per connection.
 ROUTES: Mapping[str, Route] = {
@@ -170,10 +172,11 @@ class DstnyClient(ApiClient):
         :param request_timeout: seconds to wait for the agent.
         :raises DstnyAmbiguousError: the answer was lost; without ``force``, a repeat is safe.
         """
-        _checked("agent_id", agent_id, int)
-        _checked("is_test_run", is_test_run, bool)
-        _checked("force", force, bool)
-        _checked("request_timeout", request_timeout, int, float)
+        _boolean("is_test_run", is_test_run)
+        _boolean("force", force)
+        _positive("request_timeout", request_timeout, up_to=_LONGEST_TIMEOUT)
+        if isinstance(agent_id, bool) or not isinstance(agent_id, int):
+            raise DstnyValidationError(None, f"agent_id must be an integer, not {agent_id!r}.")
         answer = yield self.request(
             "run_agent",
             json={"is_test_run": is_test_run, "force": force},
@@ -202,10 +205,14 @@ def _array(name: str, values: Sequence[object]) -> Iterator[tuple[str, str]]:
         yield f"{name}[]", str(value)
 
 
-def _checked(name: str, value: object, *kinds: type) -> None:
-    if type(value) not in kinds or (type(value) is not bool and not value > 0):  # type: ignore[operator]
-        wanted = " or ".join(kind.__name__ for kind in kinds)
-        raise DstnyValidationError(None, f"{name} must be {wanted}, not {value!r}.")
+def _boolean(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise DstnyValidationError(None, f"{name} must be True or False, not {value!r}.")
+
+
+def _positive(name: str, value: object, up_to: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= up_to:
+        raise DstnyValidationError(None, f"{name} must be a positive number up to {up_to:g}, not {value!r}.")
 
 
 def _day(name: str, value: date | str | None) -> str | None:

@@ -75,7 +75,7 @@ class DstnyRunAgentOperator(DstnyHookMixin, BaseOperator):
             ids = unique_ids(self.conversation_ids, "conversation_ids")
             if is_test_run and not self.output_path:
                 self.log.warning("A test run persists nothing and output_path is not set: the results are dropped")
-            # Read before the agent runs, so that a path that cannot be written loses no result.
+            # Read before the agent runs: a path that is no file must not cost the results.
             earlier = read_jsonl(self.output_path) if self.output_path else []
             runs, failures = self._run_all(agent_id, is_test_run, ids)
             if self.output_path:

@@ -202,6 +202,9 @@ def test_a_moment_counts_as_its_utc_day(simulator):
         ((1, "c"), {"is_test_run": "False"}, "is_test_run"),
         ((1, "c"), {"is_test_run": True, "force": 1}, "force"),
         ((1, "c"), {"is_test_run": True, "request_timeout": -1}, "request_timeout"),
+        ((1, "c"), {"is_test_run": True, "request_timeout": float("nan")}, "request_timeout"),
+        ((1, "c"), {"is_test_run": True, "request_timeout": 1e10}, "request_timeout"),
+        ((1, "c"), {"is_test_run": True, "request_timeout": "300"}, "request_timeout"),
         ((1, ""), {"is_test_run": True}, "conversation_id"),
     ],
 )

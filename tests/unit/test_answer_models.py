@@ -72,6 +72,7 @@ def test_every_known_not_yet_is_not_ready(body):
         ({"transcript": {"lines": [{"text": "a"}]}}, "lines"),
         ({"segments": [{"phrase": "a"}]}, "phrase"),
         ({"status": "failed"}, "status=failed"),
+        ("Transcript is being processed", "a bare text"),
     ],
 )
 def test_an_unknown_shape_is_not_ready_and_names_its_fields(body, fields):

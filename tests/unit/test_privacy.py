@@ -90,7 +90,7 @@ def test_a_call_that_renders_to_other_text_is_refused_and_not_shown(text):
     [
         ("owner_phone_number", 46701740605.0, "***"),
         ("owner_phone", [PHONE], "***"),
-        ("call_recording_url", f"https://h/x;{SIGNATURE}", "https://h?***"),
+        ("call_recording_url", f"https://h/x;{SIGNATURE}", "https://h/x?***"),
         ("call_recording_url", f"//h/x?{SIGNATURE}", "***"),
         ("call_recording_url", "https://[x?y", "https://[x?***"),
         ("call_title", {"a": PHONE}, "***"),
@@ -101,8 +101,7 @@ def test_a_call_that_renders_to_other_text_is_refused_and_not_shown(text):
     ],
 )
 def test_what_is_shown_of_a_field(name, value, seen):
-    assert SIGNATURE not in str(shown(name, value))
-    assert shown(name, value) == seen or str(shown(name, value)).startswith("https://h")
+    assert shown(name, value) == seen
 
 
 @pytest.mark.parametrize(

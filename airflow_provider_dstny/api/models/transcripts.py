@@ -47,7 +47,7 @@ class Transcript(Answer):
     """The transcript of a conversation.
 
     :param source_shape: under which name the API sent the segments (``segments``, ``sentences``,
-        ``messages``, …), ``list`` for a bare list, ``text`` for a bare text, ``empty`` for none, or
+        ``messages``, …), ``list`` for a bare list, ``text`` for one text in a field, ``empty`` for none, or
         ``unknown`` with the field names when there was something that is not known as a transcript.
     """
 
@@ -63,7 +63,8 @@ class Transcript(Answer):
     @classmethod
     def from_answer(cls, conversation_id: str, body: Any) -> Self:
         """Read a transcript out of any of the known shapes."""
-        found = list(_find(body, "list"))
+        # A bare text is more likely the API telling that there is nothing yet.
+        found = [] if isinstance(body, str) else list(_find(body, "list"))
         segments = [
             TranscriptSegment(
                 index=index,
@@ -135,6 +136,8 @@ def _first_number(item: dict[str, Any], keys: tuple[str, ...]) -> float | None:
 
 
 def _shape_of_nothing(body: Any) -> str:
+    if isinstance(body, str) and body.strip():
+        return "unknown: a bare text"
     strange = sorted(set(_strange_names(body)))
     return f"unknown: {', '.join(strange[:10])}" if strange else "empty"
 
