@@ -8,7 +8,16 @@ _INTEGER_OR_EMPTY = ["integer", "null"]
 _NUMBER_OR_EMPTY = ["number", "null"]
 _TEXT_OR_EMPTY = ["string", "null"]
 
-_DSTNY_FIELDS: dict[str, dict[str, Any]] = {
+
+def _requests_per_minute(default: str) -> dict[str, Any]:
+    return {
+        "label": "Requests per minute",
+        "description": f"Pace of this token in one process, such as one task. Empty: {default}.",
+        "schema": {"type": _NUMBER_OR_EMPTY, "minimum": 1},
+    }
+
+
+_FIELDS: dict[str, dict[str, Any]] = {
     "timeout": {
         "label": "Timeout (seconds)",
         "description": "How long to wait for an answer. Default: 30.",
@@ -19,11 +28,7 @@ _DSTNY_FIELDS: dict[str, dict[str, Any]] = {
         "description": "Further attempts of a request that may safely be repeated. Default: 4.",
         "schema": {"type": _INTEGER_OR_EMPTY, "minimum": 0},
     },
-    "requests_per_minute": {
-        "label": "Requests per minute",
-        "description": "Pace of this token in one process, such as one task. Empty: no limit.",
-        "schema": {"type": _NUMBER_OR_EMPTY, "minimum": 1},
-    },
+    "requests_per_minute": _requests_per_minute("no limit"),
     "verify": {
         "label": "Verify TLS",
         "description": "true (default), false, or the path of a CA bundle on the workers.",
@@ -39,57 +44,78 @@ _DSTNY_FIELDS: dict[str, dict[str, Any]] = {
     },
 }
 
+
+def _connection_type(
+    name: str,
+    hook_name: str,
+    hook_class: str,
+    *,
+    credential: str,
+    host: str = "https://api.example.com",
+    fields: dict[str, dict[str, Any]],
+) -> dict[str, Any]:
+    return {
+        "connection-type": name,
+        "hook-name": hook_name,
+        "hook-class-name": hook_class,
+        "conn-fields": fields,
+        "ui-field-behaviour": {
+            # The port stays visible: Airflow 3.3.1 and 3.3.2 cannot test a connection saved without one.
+            "hidden-fields": ["schema", "login"],
+            "relabeling": {"host": "Base URL", "password": credential},
+            "placeholders": {"host": host, "port": "443"},
+        },
+    }
+
+
+_INTEGRATION = "Dstny Conversational Intelligence"
+
+
+def _modules(*names: str) -> list[dict[str, Any]]:
+    return [{"integration-name": _INTEGRATION, "python-modules": [f"airflow_provider_dstny.{name}" for name in names]}]
+
+
 PROVIDER_INFO: dict[str, Any] = {
     "package-name": "airflow-provider-dstny",
     "name": "Dstny",
     "description": "Dstny Conversational Intelligence: calls in, transcripts and AI-agent results out.",
     "integrations": [
-        {
-            "integration-name": "Dstny Conversational Intelligence",
-            "external-doc-url": "https://www.dstny.com/",
-            "tags": ["service"],
-        }
+        {"integration-name": _INTEGRATION, "external-doc-url": "https://www.dstny.com/", "tags": ["service"]}
     ],
-    "hooks": [
+    "hooks": _modules("hooks.dstny", "hooks.dstny_rest", "hooks.tellcasey"),
+    "operators": _modules("operators.agents", "operators.conversations", "operators.notetaker"),
+    "sensors": _modules("sensors.conversations", "sensors.transcripts"),
+    "triggers": _modules("triggers.conversations", "triggers.transcripts"),
+    "transfers": [
         {
-            "integration-name": "Dstny Conversational Intelligence",
-            "python-modules": ["airflow_provider_dstny.hooks.dstny"],
-        }
-    ],
-    "operators": [
-        {
-            "integration-name": "Dstny Conversational Intelligence",
-            "python-modules": [
-                "airflow_provider_dstny.operators.agents",
-                "airflow_provider_dstny.operators.conversations",
-            ],
-        }
-    ],
-    "sensors": [
-        {
-            "integration-name": "Dstny Conversational Intelligence",
-            "python-modules": ["airflow_provider_dstny.sensors.transcripts"],
-        }
-    ],
-    "triggers": [
-        {
-            "integration-name": "Dstny Conversational Intelligence",
-            "python-modules": ["airflow_provider_dstny.triggers.transcripts"],
+            "source-integration-name": _INTEGRATION,
+            "target-integration-name": "Object Storage",
+            "python-module": "airflow_provider_dstny.transfers.object_storage",
         }
     ],
     "connection-types": [
-        {
-            "connection-type": "dstny",
-            "hook-name": "Dstny API v2",
-            "hook-class-name": "airflow_provider_dstny.hooks.dstny.DstnyHook",
-            "conn-fields": _DSTNY_FIELDS,
-            "ui-field-behaviour": {
-                # The port stays visible: Airflow 3.3.1 and 3.3.2 cannot test a connection saved without one.
-                "hidden-fields": ["schema", "login"],
-                "relabeling": {"host": "Base URL", "password": "API token (JWT)"},
-                "placeholders": {"host": "https://api.example.com", "port": "443"},
-            },
-        }
+        _connection_type(
+            "dstny",
+            "Dstny API v2",
+            "airflow_provider_dstny.hooks.dstny.DstnyHook",
+            credential="API token (JWT)",
+            fields=_FIELDS,
+        ),
+        _connection_type(
+            "dstny_rest",
+            "Dstny REST API v1",
+            "airflow_provider_dstny.hooks.dstny_rest.DstnyRestHook",
+            credential="API token (mt_…)",
+            fields={**_FIELDS, "requests_per_minute": _requests_per_minute("60, what the API allows")},
+        ),
+        _connection_type(
+            "tellcasey",
+            "tellcasey",
+            "airflow_provider_dstny.hooks.tellcasey.TellcaseyHook",
+            credential="API key (sk_…)",
+            host="https://api.tellcasey.com",
+            fields=_FIELDS,
+        ),
     ],
 }
 

@@ -6,12 +6,15 @@ import csv
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from airflow_provider_dstny.api.errors import DstnyValidationError
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
 #: One row of a file, counted from 1.
@@ -33,6 +36,50 @@ def storage_path(path: str | ObjectStoragePath) -> ObjectStoragePath:
     return target
 
 
+class PartialFile:
+    """A file on its way, under a hidden name until it is kept. A context manager: what is not kept is removed.
+
+    :param folder: created if it does not exist.
+    """
+
+    def __init__(self, folder: ObjectStoragePath, name: str) -> None:
+        self._folder = folder
+        self._path = folder / f".{name}.partial"
+        self._bytes: Any = None
+        self._kept = False
+
+    def __enter__(self) -> Self:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self.restart()
+        return self
+
+    def write(self, piece: bytes) -> int:
+        return int(self._bytes.write(piece))
+
+    def restart(self) -> None:
+        """Forget what was written."""
+        if self._bytes is not None:
+            self._bytes.close()
+        self._bytes = self._path.fs.open(self._path.path, "wb")
+
+    def keep_as(self, name: str) -> ObjectStoragePath:
+        """Give the whole file its name and return its path."""
+        target = self._folder / name
+        self._bytes.close()
+        self._path.fs.mv(self._path.path, target.path)
+        self._kept = True
+        return target
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._kept:
+            # What made the task fail must not be hidden by what cleaning up meets.
+            with suppress(OSError):
+                self._bytes.close()
+                self._path.fs.rm(self._path.path)
+
+
 def write_jsonl(path: str | ObjectStoragePath, rows: Iterable[Mapping[str, Any]]) -> int:
     """Write rows as JSON Lines and return their number. The file appears whole or not at all.
 
@@ -41,15 +88,14 @@ def write_jsonl(path: str | ObjectStoragePath, rows: Iterable[Mapping[str, Any]]
     target = storage_path(path)
     if target.is_dir():
         raise DstnyValidationError(None, f"{path} is a folder; it must be a file.")
-    partial = target.parent / f".{target.name}.partial"
-    target.parent.mkdir(parents=True, exist_ok=True)
     count = 0
-    # Text of an API may hold half a surrogate pair; its escape is valid JSON.
-    with target.fs.open(partial.path, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as lines:
+    with PartialFile(target.parent, target.name) as file:
         for row in rows:
-            lines.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+            line = json.dumps(row, ensure_ascii=False, default=str) + "\n"
+            # Text of an API may hold half a surrogate pair; its escape is valid JSON.
+            file.write(line.encode("utf-8", "backslashreplace"))
             count += 1
-    target.fs.mv(partial.path, target.path)
+        file.keep_as(target.name)
     return count
 
 

@@ -31,24 +31,32 @@ from airflow_provider_dstny.api.privacy import scrub
 _QUOTA_WAIT = 3600.0
 #: A longer wait than a month is no information, in seconds.
 _LONGEST_TOLD_WAIT = 31 * 86400.0
-_MESSAGE_KEYS = ("message", "detail", "error_description", "error", "errors", "title")
+_MESSAGE_KEYS = ("message", "detail", "error_description", "error", "errors", "title", "code")
 #: A gateway answers these in place of the API, whose own answer is lost.
 _LOST_ANSWER_STATUSES = frozenset({502, 504})
 
 
 def read_answer(
-    request: Request, status: int, headers: Mapping[str, str], body: bytes, *, token: str, now: datetime
+    request: Request,
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    token: str,
+    settings_page: str,
+    now: datetime,
 ) -> Any:
     """Return the decoded JSON of a successful answer, None for an empty one.
 
     :param headers: looked up case-insensitively by the caller's mapping.
     :param token: kept out of every message.
+    :param settings_page: where people manage tokens and their scopes.
     :param now: timezone-aware, for delays that the API gives as a date.
     :raises DstnyError: the kind that fits the status, or an unreadable body.
     """
     if 200 <= status < 300:
         return _decode(request, headers, body, token)
-    error = _error_of(request, status, headers, body, token=token, now=now)
+    error = _error_of(request, status, headers, body, token=token, settings_page=settings_page, now=now)
     if status in _LOST_ANSWER_STATUSES and not request.repeatable:
         raise lost_answer(request, f"{status} {status_phrase(status)}")
     raise error
@@ -80,7 +88,14 @@ def _decode(request: Request, headers: Mapping[str, str], body: bytes, token: st
 
 
 def _error_of(
-    request: Request, status: int, headers: Mapping[str, str], body: bytes, *, token: str, now: datetime
+    request: Request,
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    token: str,
+    settings_page: str,
+    now: datetime,
 ) -> DstnyApiError:
     payload = _payload(body)
     said = scrub(_message(payload, body), token)
@@ -97,16 +112,18 @@ def _error_of(
         case 401:
             return error(
                 DstnyAuthError,
-                "The token is invalid, disabled, revoked or expired: put a fresh one into the connection's "
-                "password. A retry with the same token fails the same way.",
+                f"The token is invalid, disabled, revoked or expired: get a fresh one under {settings_page} and put "
+                "it into the connection's password. A retry with the same token fails the same way.",
             )
         case 403:
             named = re.search(r"['\"`]([\w:.-]+)['\"`] scope", said)
-            scope = named[1] if named else None
+            scope = named[1] if named else request.scope
             right = f"the '{scope}' scope" if scope else "the right"
+            if scope == "recordings":
+                right += " and the setting include_recordings=true"
             return error(
                 DstnyScopeError,
-                f"Give the token {right} in Dstny's settings, or use a token that has it; a retry does not help.",
+                f"Give the token {right} under {settings_page}, or use a token that has it; a retry does not help.",
                 scope=scope,
             )
         case 404:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -25,14 +29,62 @@ from airflow_provider_dstny.api.errors import (
     DstnyTimeoutError,
     DstnyValidationError,
 )
+from airflow_provider_dstny.api.iteration import Findings, Found
 from airflow_provider_dstny.api.operation import Request, Route, Steps, override_routes
 from airflow_provider_dstny.api.privacy import scrub
 from airflow_provider_dstny.api.retry import LONGEST_WAIT, retry_options
 from airflow_provider_dstny.api.throttle import throttle_for
 
 T = TypeVar("T")
+StepT = TypeVar("StepT")
 
 _CONNECT_TIMEOUT = 10.0
+
+_our_request: ContextVar[bool] = ContextVar("airflow_provider_dstny_request", default=False)
+
+
+class _WithoutQuery(logging.Filter):
+    """httpx logs the whole URL of a request; the query of ours may be a signature, or a search for somebody."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if _our_request.get() and isinstance(record.args, tuple):
+            record.args = tuple(
+                argument.copy_with(query=None) if isinstance(argument, httpx.URL) else argument
+                for argument in record.args
+            )
+        return True
+
+
+logging.getLogger("httpx").addFilter(_WithoutQuery())
+
+
+@contextmanager
+def _without_query() -> Iterator[None]:
+    ours = _our_request.set(True)
+    try:
+        yield
+    finally:
+        _our_request.reset(ours)
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What became of a request, to be sent or thrown into the generator that asked for it."""
+
+    answer: Any = None
+    error: DstnyError | None = None
+
+    def into(self, steps: Generator[StepT, Any, Any]) -> StepT:
+        return steps.send(self.answer) if self.error is None else steps.throw(self.error)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A file that is being sent: pieces of bytes as they are stored, whatever their encoding."""
+
+    status: int
+    headers: Mapping[str, str]
+    pieces: Iterator[bytes]
 
 
 class ApiClient:
@@ -42,7 +94,7 @@ class ApiClient:
     :param token: sent as ``Authorization: Bearer``.
     :param timeout: seconds to wait for an answer.
     :param max_retries: further attempts of a request that may safely be repeated.
-    :param requests_per_minute: pace of all clients of this token in this process, None for no limit.
+    :param requests_per_minute: pace of all clients of this token in this process, None for what the API documents.
     :param verify: True, False, or the path of a CA bundle (file or directory).
     :param paths: operations whose path differs on this account, see :func:`override_routes`.
     :raises DstnyValidationError: a setting that cannot work, named.
@@ -50,6 +102,10 @@ class ApiClient:
 
     base_path: ClassVar[str]
     routes: ClassVar[Mapping[str, Route]]
+    #: Where people manage tokens and their scopes.
+    settings_page: ClassVar[str]
+    #: What the API allows one token, None where nothing is documented.
+    documented_requests_per_minute: ClassVar[float | None] = None
 
     def __init__(
         self,
@@ -68,7 +124,9 @@ class ApiClient:
         self._max_retries = max_retries
         self._verify = verify
         self._routes = override_routes(self.routes, paths or {})
-        self._throttle = throttle_for(self.base_url, self._token, requests_per_minute)
+        self._throttle = throttle_for(
+            self.base_url, self._token, requests_per_minute or self.documented_requests_per_minute
+        )
         self._http: httpx.Client | None = None
         self._ahttp: httpx.AsyncClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -89,21 +147,24 @@ class ApiClient:
         """Build the request of an operation from the path table; ids are percent-encoded."""
         route = self._routes[operation]
         # What an operation does is not changed by an override of where it lives.
-        repeatable = self.routes[operation].repeatable
-        path = route.path(operation, ids)
-        return Request(operation, route.method, path, repeatable, tuple(params), json, timeout)
+        original = self.routes[operation]
+        return Request(
+            operation,
+            route.method,
+            route.path(operation, ids),
+            original.repeatable,
+            tuple(params),
+            json,
+            timeout,
+            scope=original.scope,
+        )
 
     def run(self, steps: Steps[T]) -> T:
         """Perform the requests of an operation, blocking."""
         try:
             request = next(steps)
             while True:
-                try:
-                    answer: Any = Retrying(sleep=time.sleep, **self._retries(request))(self._send, request)
-                except DstnyError as error:
-                    request = steps.throw(error)
-                else:
-                    request = steps.send(answer)
+                request = self._perform(request).into(steps)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
 
@@ -112,16 +173,43 @@ class ApiClient:
         try:
             request = next(steps)
             while True:
-                try:
-                    answer: Any = await AsyncRetrying(sleep=asyncio.sleep, **self._retries(request))(
-                        self._asend, request
-                    )
-                except DstnyError as error:
-                    request = steps.throw(error)
-                else:
-                    request = steps.send(answer)
+                request = (await self._aperform(request)).into(steps)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
+
+    def iterate(self, findings: Findings[T]) -> Iterator[T]:
+        """Hand out the items of a listing, blocking; a request is made when its items are asked for."""
+        with closing(findings), suppress(StopIteration):
+            step = next(findings)
+            while True:
+                if isinstance(step, Found):
+                    yield step.item
+                    step = next(findings)
+                else:
+                    step = self._perform(step).into(findings)
+
+    async def aiterate(self, findings: Findings[T]) -> AsyncGenerator[T, None]:
+        """Hand out the items of a listing, awaiting; a request is made when its items are asked for."""
+        with closing(findings), suppress(StopIteration):
+            step = next(findings)
+            while True:
+                if isinstance(step, Found):
+                    yield step.item
+                    step = next(findings)
+                else:
+                    step = (await self._aperform(step)).into(findings)
+
+    def _perform(self, request: Request) -> _Outcome:
+        try:
+            return _Outcome(Retrying(sleep=time.sleep, **self._retries(request))(self._send, request))
+        except DstnyError as error:
+            return _Outcome(error=error)
+
+    async def _aperform(self, request: Request) -> _Outcome:
+        try:
+            return _Outcome(await AsyncRetrying(sleep=asyncio.sleep, **self._retries(request))(self._asend, request))
+        except DstnyError as error:
+            return _Outcome(error=error)
 
     def _retries(self, request: Request) -> dict[str, Any]:
         return retry_options(request, self._max_retries if request.max_retries is None else request.max_retries)
@@ -132,7 +220,8 @@ class ApiClient:
                 self._http = httpx.Client(**self._http_options())
         time.sleep(self._throttle.reserve())
         try:
-            response = self._http.request(**self._http_request(request))
+            with _without_query():
+                response = self._http.request(**self._http_request(request))
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             failure = self._not_answered(request, error)
         else:
@@ -146,12 +235,48 @@ class ApiClient:
             self._ahttp, self._loop = httpx.AsyncClient(**self._http_options()), loop
         await asyncio.sleep(self._throttle.reserve())
         try:
-            response = await self._ahttp.request(**self._http_request(request))
+            with _without_query():
+                response = await self._ahttp.request(**self._http_request(request))
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             failure = self._not_answered(request, error)
         else:
             return self._read(request, response)
         raise failure
+
+    @contextmanager
+    def open_url(self, url: str, headers: Mapping[str, str]) -> Iterator[Opened]:
+        """GET a file that lives anywhere, as it is stored there, in pieces. The token is not sent along.
+
+        :raises DstnyValidationError: it is no http or https URL.
+        :raises DstnyConnectionError: the host was not reached, or the connection broke, also between two pieces.
+        :raises DstnyTimeoutError: the host did not go on within the timeout.
+        """
+        try:
+            host = httpx.URL(url).host if url.lower().startswith(("http://", "https://")) else ""
+        except httpx.InvalidURL:
+            host = ""
+        if not host:
+            raise DstnyValidationError(None, "What should be opened is no http or https URL.")
+        # A CA bundle is that of the API; files live elsewhere.
+        own = self._verify is False or host == httpx.URL(self.base_url).host
+        timeout = httpx.Timeout(self._timeout, connect=min(self._timeout, _CONNECT_TIMEOUT))
+        failure: DstnyError | None = None
+        try:
+            with (
+                _without_query(),
+                httpx.Client(
+                    verify=_ssl_context(self._verify if own else True), follow_redirects=True, timeout=timeout
+                ) as http,
+                http.stream("GET", url, headers={"Accept-Encoding": "identity", **headers}) as response,
+            ):
+                yield Opened(response.status_code, response.headers, response.iter_raw())
+        except httpx.TimeoutException:
+            failure = DstnyTimeoutError(f"{host} did not answer within {self._timeout:g} s. A retry is safe.")
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            # The message of an error may hold the URL, and that a signature.
+            failure = DstnyConnectionError(f"The connection to {host} broke ({type(error).__name__}). A retry is safe.")
+        if failure is not None:
+            raise failure
 
     def _http_options(self) -> dict[str, Any]:
         return {
@@ -181,6 +306,7 @@ class ApiClient:
                 response.headers,
                 response.content,
                 token=self._token,
+                settings_page=self.settings_page,
                 now=datetime.now(UTC),
             )
         except DstnyRateLimitError as error:

@@ -28,6 +28,7 @@ class Request:
     """One HTTP request below the API's base path.
 
     :param repeatable: a repeat cannot do a thing twice, so it is retried freely.
+    :param scope: what the token must be allowed to, where the documents say so.
     :param timeout: seconds, None for the client's own.
     :param max_retries: None for the client's own.
     """
@@ -40,6 +41,7 @@ class Request:
     json: Any = field(default=None, repr=False)
     timeout: float | None = None
     max_retries: int | None = None
+    scope: str | None = None
 
     def __str__(self) -> str:
         return f"{self.operation} ({self.method} {self.path})"
@@ -107,10 +109,14 @@ class operation(Generic[ClientT, P, T]):  # noqa: N801 - used as a decorator
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where an operation lives: a method and a path template below the API's base path."""
+    """Where an operation lives: a method and a path template below the API's base path.
+
+    :param scope: what the token must be allowed to, where the documents say so.
+    """
 
     method: str
     template: str
+    scope: str | None = None
 
     @property
     def repeatable(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Self, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from airflow.providers.common.compat.sdk import BaseHook
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 ClientT = TypeVar("ClientT", bound="ApiClient")
 
-#: A person is waiting for the Test button, in seconds.
-_TEST_TIMEOUT = 10.0
+#: A person is waiting for the Test button.
+_TEST_OPTIONS = {"max_retries": 0, "timeout": 10.0}
 
 
 def _true_false_or_path(value: Any) -> Any:
@@ -67,12 +67,13 @@ class ConnectionExtra(BaseModel):
         return self.model_dump(include=set(type(self).model_fields), exclude_none=True)
 
 
-def base_url_of(connection: Connection) -> str:
+def base_url_of(connection: Connection, default: str = "") -> str:
     """Compose the address from host, schema and port; what the host itself says wins.
 
+    :param default: the address of an API that is the same for everybody.
     :raises DstnyValidationError: there is no host.
     """
-    host = (connection.host or "").strip()
+    host = (connection.host or "").strip() or default
     if not host:
         raise DstnyValidationError(None, "The connection has no host: put the base URL of the API there.")
     if "://" not in host:
@@ -86,6 +87,16 @@ def base_url_of(connection: Connection) -> str:
     return urlunsplit(parts)
 
 
+async def aget_connection(conn_id: str) -> Connection:
+    """Resolve a connection without blocking the event loop."""
+    if hasattr(BaseHook, "aget_connection"):
+        return await BaseHook.aget_connection(conn_id)
+    # Airflow 3.0 has only the blocking call.
+    from asgiref.sync import sync_to_async
+
+    return await sync_to_async(BaseHook.get_connection)(conn_id)
+
+
 class DstnyBaseHook(BaseHook, Generic[ClientT]):
     """Turns a connection into a client of its API. The connection is resolved once per hook.
 
@@ -95,12 +106,21 @@ class DstnyBaseHook(BaseHook, Generic[ClientT]):
     conn_name_attr = "dstny_conn_id"
     conn_type: ClassVar[str]
     hook_name: ClassVar[str]
+    default_base_url: ClassVar[str] = ""
 
     def __init__(self, dstny_conn_id: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.dstny_conn_id = dstny_conn_id
         # A function, because a kept connection would show its password when printed.
         self._new_client: Callable[[], ClientT] | None = None
+
+    def use(self, connection: Connection) -> Self:
+        """Take a connection that is resolved already.
+
+        :raises DstnyValidationError: a field of the connection cannot work, named.
+        """
+        self._new_client = self._prepare(connection)
+        return self
 
     def get_conn(self) -> ClientT:
         """Return a client; use it as a context manager.
@@ -115,7 +135,7 @@ class DstnyBaseHook(BaseHook, Generic[ClientT]):
     async def get_async_conn(self) -> AsyncIterator[ClientT]:
         """Yield a client to await; the connection is resolved without blocking the event loop."""
         if self._new_client is None:
-            self._new_client = self._prepare(await self._aget_connection())
+            self._new_client = self._prepare(await aget_connection(self.dstny_conn_id))
         async with self._new_client() as client:
             yield client
 
@@ -123,7 +143,7 @@ class DstnyBaseHook(BaseHook, Generic[ClientT]):
         """Make one cheap request; tell what was reached, or which field to fix."""
         try:
             connection = self.get_connection(self.dstny_conn_id)
-            with self._prepare(connection, max_retries=0, timeout=_TEST_TIMEOUT)() as client:
+            with self._prepare(connection, **_TEST_OPTIONS)() as client:
                 return True, f"Reached {self.hook_name} at {client.base_url}. {self._greet(client)}"
         except DstnyError as error:
             return False, str(error)
@@ -143,16 +163,8 @@ class DstnyBaseHook(BaseHook, Generic[ClientT]):
         if unknown := sorted(extra.model_extra or {}):
             self.log.warning("Connection %s has unknown extras, ignored: %s", self.dstny_conn_id, ", ".join(unknown))
         options = {**extra.client_options(), **overrides}
-        base_url = base_url_of(connection)
+        base_url = base_url_of(connection, self.default_base_url)
         return lambda: self.client_class()(base_url, connection.password or "", **options)
-
-    async def _aget_connection(self) -> Connection:
-        if hasattr(self, "aget_connection"):
-            return await self.aget_connection(self.dstny_conn_id)
-        # Airflow 3.0 has only the blocking call.
-        from asgiref.sync import sync_to_async
-
-        return await sync_to_async(self.get_connection)(self.dstny_conn_id)
 
     # Airflow 3.2 and later read the form from the manifest; 3.0 and 3.1 ask these two methods.
 

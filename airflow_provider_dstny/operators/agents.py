@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, BaseOperator
+from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_dstny.api.errors import DstnyError, DstnyValidationError
-from airflow_provider_dstny.failures import final_errors_fail
-from airflow_provider_dstny.hooks.mixin import DstnyHookMixin
 from airflow_provider_dstny.storage import read_jsonl, write_jsonl
+from airflow_provider_dstny.tasks import DstnyHookMixin, final_errors_fail, partial_failure
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -37,6 +36,7 @@ class DstnyRunAgentOperator(DstnyHookMixin, BaseOperator):
     :param dstny_conn_id: a connection of type ``dstny``.
     """
 
+    conn_types = ("dstny",)
     template_fields: Sequence[str] = (
         "agent_id",
         "conversation_ids",
@@ -85,7 +85,9 @@ class DstnyRunAgentOperator(DstnyHookMixin, BaseOperator):
                 kept = [row for row in earlier if _is_of(row, request) and row.get("conversation_id") in failures]
                 write_jsonl(self.output_path, [*rows, *kept])
             if failures:
-                raise self._failed(failures, len(ids))
+                raise partial_failure(
+                    f"Agent {agent_id} failed on {len(failures)} of {len(ids)} conversations", failures
+                )
         return {
             "agent_id": agent_id,
             "is_test_run": is_test_run,
@@ -120,11 +122,6 @@ class DstnyRunAgentOperator(DstnyHookMixin, BaseOperator):
                     runs.append(run)
                     self.log.info("Agent %s: %d of %d done", agent_id, done + 1, len(ids))
         return runs, failures
-
-    def _failed(self, failures: Mapping[str, DstnyError], total: int) -> AirflowException:
-        kind = AirflowFailException if all(error.final for error in failures.values()) else AirflowException
-        named = "; ".join(f"{conversation_id}: {error}" for conversation_id, error in list(failures.items())[:10])
-        return kind(f"Agent {self.agent_id} failed on {len(failures)} of {total} conversations: {named}")
 
 
 def _is_of(row: Any, request: Mapping[str, Any]) -> bool:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, BaseOperator, conf
 
 from airflow_provider_dstny.api.privacy import shown
-from airflow_provider_dstny.failures import final_errors_fail
-from airflow_provider_dstny.hooks.mixin import DstnyHookMixin
-from airflow_provider_dstny.sensors.transcripts import conclude, defer
+from airflow_provider_dstny.sensors.base import conclude, defer
 from airflow_provider_dstny.storage import ROW_REFERENCE, read_row
+from airflow_provider_dstny.tasks import DstnyHookMixin, final_errors_fail
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_dstny.api.dstny import DstnyClient
     from airflow_provider_dstny.api.models.calls import CallConversation
-    from airflow_provider_dstny.waiting.transcripts import Decision
+    from airflow_provider_dstny.waiting.wait import Decision
 
 
 _NOT_A_CALL = (
@@ -85,6 +84,7 @@ class DstnyCreateCallConversationOperator(DstnyHookMixin, BaseOperator):
     :param resubmit_ambiguous: send again when it cannot be known whether an earlier try arrived.
     """
 
+    conn_types = ("dstny",)
     template_fields: Sequence[str] = ("call", "dstny_conn_id")
     template_fields_renderers = {"call": "json"}  # noqa: RUF012 - Airflow's own form
     ui_color = "#dcebf7"
@@ -135,23 +135,31 @@ class DstnyCreateCallConversationOperator(DstnyHookMixin, BaseOperator):
         super().render_template_fields(context, jinja_env)
 
     def execute(self, context: Context) -> str:
-        from airflow_provider_dstny.submission import submit_once
+        from airflow_provider_dstny.submission import send_once
 
         with final_errors_fail():
             call = self._validated_call()
             with self.hook.get_conn() as dstny:
-                conversation_id = submit_once(dstny, call, context, resubmit_ambiguous=self.resubmit_ambiguous)
+                conversation_id = send_once(
+                    context,
+                    f"call {call.call_external_id}",
+                    # A recording's URL may be signed anew each time.
+                    {name: value for name, value in call.to_json().items() if name != "call_recording_url"},
+                    send=lambda: dstny.create_call_conversation(call),
+                    find=lambda: _find(dstny, call),
+                    resubmit_ambiguous=self.resubmit_ambiguous,
+                )
                 self.log.info("Call %s is conversation %s", call.call_external_id, conversation_id)
                 if self.wait_for_transcript:
                     self._wait(dstny, conversation_id)
         return self._done(conversation_id, context)
 
     def execute_complete(self, context: Context, event: Any) -> str:
-        from airflow_provider_dstny.waiting.transcripts import Decision
+        from airflow_provider_dstny.waiting.wait import Decision
 
         decision = Decision.from_event(event)
         self._conclude(decision)
-        return self._done(next(iter(decision.transcripts)), context)
+        return self._done(next(iter(decision.ready)), context)
 
     def _validated_call(self) -> CallConversation:
         from airflow_provider_dstny.api.errors import DstnyValidationError
@@ -169,7 +177,9 @@ class DstnyCreateCallConversationOperator(DstnyHookMixin, BaseOperator):
         raise DstnyValidationError(None, _NOT_A_CALL)
 
     def _wait(self, dstny: DstnyClient, conversation_id: str) -> None:
-        from airflow_provider_dstny.waiting.transcripts import TranscriptWait, WaitState, look, utc_now
+        from airflow_provider_dstny.triggers.transcripts import DstnyTranscriptTrigger
+        from airflow_provider_dstny.waiting.transcripts import TranscriptWait
+        from airflow_provider_dstny.waiting.wait import WaitState, look, utc_now
 
         started_at = utc_now()
         wait = TranscriptWait(
@@ -177,7 +187,7 @@ class DstnyCreateCallConversationOperator(DstnyHookMixin, BaseOperator):
         )
         while (decision := dstny.run(look(dstny, wait))).state is WaitState.WAITING:
             if self.deferrable:
-                defer(self, wait, poke_interval=self.poke_interval)
+                defer(self, wait, DstnyTranscriptTrigger, poke_interval=self.poke_interval)
             self.log.info("%s", decision.reason)
             time.sleep(wait.seconds_to_next_look(utc_now(), self.poke_interval))
         self._conclude(decision)
@@ -191,6 +201,18 @@ class DstnyCreateCallConversationOperator(DstnyHookMixin, BaseOperator):
 
         mark_done(context)
         return conversation_id
+
+
+def _find(dstny: DstnyClient, call: CallConversation) -> str | None:
+    """Look for a call among the conversations of its day; the days around it allow for timezones."""
+    day = timedelta(days=1)
+    conversations = dstny.list_conversations(
+        recording_types=["call"], global_start=call.call_start_time - day, global_end=call.call_start_time + day
+    )
+    for conversation in conversations:
+        if conversation.id is not None and str(conversation.call_external_id) == call.call_external_id:
+            return str(conversation.id)
+    return None
 
 
 def _seconds(name: str, value: float | timedelta) -> float:

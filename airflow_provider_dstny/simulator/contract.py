@@ -9,18 +9,39 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from jsonschema import Draft202012Validator, FormatChecker
 
+from airflow_provider_dstny.simulator.moments import is_date_time
+
+_FORMATS = FormatChecker()
+
 
 class ContractError(Exception):
-    """A request that the document does not allow; ``status`` is what a strict server answers."""
+    """A request that the document or the state does not allow; ``status`` is what a strict server answers.
 
-    def __init__(self, status: int, message: str) -> None:
+    :param retry_after: seconds after which it may be allowed.
+    :param headers: further headers of the answer.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
+        self.retry_after = retry_after
+        self.headers = dict(headers or {})
+
+
+class _InvalidError(Exception):
+    """A value that its schema does not allow."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +58,17 @@ class Contract:
     """One OpenAPI document.
 
     :param name: a document of this package.
+    :param invalid_status: what the API answers to a value that its schema does not allow.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, invalid_status: int = 422) -> None:
+        self._invalid_status = invalid_status
         text = files("airflow_provider_dstny.simulator").joinpath("openapi", f"{name}.json").read_text("utf-8")
         self.document: dict[str, Any] = json.loads(text)
+
+    @property
+    def title(self) -> str:
+        return str(self.document["info"]["title"])
 
     @property
     def base_path(self) -> str:
@@ -67,8 +94,12 @@ class Contract:
             raise ContractError(405, f"{raw_path} takes {', '.join(sorted(methods))}, not {method}")
         operation, segments = methods[method]
         declared = {(p["in"], p["name"]): p["schema"] for p in operation.get("parameters", ())}
-        ids = {name: _decoded(name, declared["path", name], [unquote(segment)]) for name, segment in segments.items()}
-        return Call(operation["operationId"], ids, _query(declared, query), _body(operation, body))
+        path = {name: [unquote(segment)] for name, segment in segments.items()}
+        try:
+            ids = {name: _decoded(name, declared["path", name], value) for name, value in path.items()}
+            return Call(operation["operationId"], ids, _query(declared, query), _body(operation, body))
+        except _InvalidError as error:
+            raise ContractError(self._invalid_status, str(error)) from None
 
     @cached_property
     def _entries(self) -> list[tuple[str, re.Pattern[str], dict[str, Any]]]:
@@ -117,7 +148,23 @@ def _body(operation: Mapping[str, Any], body: bytes) -> Any:
 
 
 def _validate(name: str, schema: Mapping[str, Any], value: Any) -> None:
-    errors = Draft202012Validator(schema, format_checker=FormatChecker()).iter_errors(value)
+    errors = Draft202012Validator(schema, format_checker=_FORMATS).iter_errors(value)
     for error in errors:
         where = ".".join([name, *map(str, error.absolute_path)])
-        raise ContractError(422, f"{where}: {error.validator} {json.dumps(error.validator_value)[:120]} is not met")
+        raise _InvalidError(f"{where}: {error.validator} {json.dumps(error.validator_value)[:120]} is not met")
+
+
+def _is_date_time(value: object) -> bool:
+    return not isinstance(value, str) or is_date_time(value)
+
+
+def _is_uri(value: object) -> bool:
+    if not isinstance(value, str):
+        return True
+    parts = urlsplit(value)
+    return bool(parts.scheme and (parts.netloc or parts.path)) and value.isascii() and " " not in value
+
+
+# Without optional packages jsonschema lets any text pass as these two.
+_FORMATS.checks("date-time")(_is_date_time)
+_FORMATS.checks("uri", raises=ValueError)(_is_uri)

@@ -1,4 +1,4 @@
-"""Dstny API v2 as a state that moves with time: calls become visible, then transcribed; agents answer."""
+"""Dstny API v2 as a state that moves with time: calls become visible, then transcribed; agents run on them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Any, Literal
+from typing import Any
 
 from airflow_provider_dstny.simulator.books import Books
 from airflow_provider_dstny.simulator.contract import Call, ContractError
-
-NotReady = Literal["404", "null", "empty", "blank"]
+from airflow_provider_dstny.simulator.dstny_agents import Agents
+from airflow_provider_dstny.simulator.dstny_directory import Directory
+from airflow_provider_dstny.simulator.samples import NotReady
 
 _LINES = (
     ("Owner", "Good morning, this is {owner}. How can I help you?"),
@@ -30,34 +31,6 @@ _LINES = (
     ("Participant", "Thank you, talk to you soon."),
 )
 
-AGENTS = (
-    {"id": 1, "name": "Call summary", "type": "meeting_summary", "status": "active"},
-    {"id": 2, "name": "Buying signals", "type": "magic_insight", "status": "active"},
-)
-USERS = (
-    {
-        "id": 1,
-        "username": "erik.lindqvist@example.com",
-        "email": "erik.lindqvist@example.com",
-        "first_name": "Erik",
-        "last_name": "Lindqvist",
-        "teams": [],
-        "accounts": [],
-        "last_login": None,
-    },
-    {
-        "id": 2,
-        "username": "sara.holm@example.com",
-        "email": "sara.holm@example.com",
-        "first_name": "Sara",
-        "last_name": "Holm",
-        "teams": [],
-        "accounts": [],
-        "last_login": None,
-    },
-)
-TEAMS = ({"id": "75fc3b9a-0000-4000-8000-000000000001", "name": "Sales", "description": "Sales", "managers": []},)
-
 
 @dataclass
 class SimulatedCall:
@@ -67,7 +40,6 @@ class SimulatedCall:
     body: dict[str, Any]
     created_at: float
     recording: str = "pending"
-    runs: dict[int, dict[str, Any]] = field(default_factory=dict)
 
 
 class DstnyState:
@@ -102,6 +74,8 @@ class DstnyState:
         self._not_ready = not_ready
         self._seed = seed
         self._clock = clock
+        self._directory = Directory(clock)
+        self._agents = Agents(clock)
         self._lock = threading.Lock()
         self._fetches: list[threading.Thread] = []
 
@@ -113,7 +87,11 @@ class DstnyState:
     def answer(self, call: Call) -> Any:
         """Do what a request asks for and return the JSON answer."""
         with self._lock:
-            return getattr(self, f"_{call.operation}")(call)
+            own = getattr(self, f"_{call.operation}", None)
+            if own is not None:
+                return own(call)
+            other = self._directory if hasattr(self._directory, call.operation) else self._agents
+            return getattr(other, call.operation)(call)
 
     def ready_at(self, call: SimulatedCall) -> float:
         spread = random.Random(f"{self._seed}{call.conversation_id}").uniform(0, self._jitter)  # noqa: S311
@@ -128,16 +106,10 @@ class DstnyState:
                 "created_at": call.created_at,
                 "ready_at": self.ready_at(call),
                 "recording": call.recording,
-                "agent_runs": sum(run["count"] for run in call.runs.values()),
+                "agent_runs": self._agents.runs_on(call.conversation_id),
             }
             for call in self.calls.values()
         ]
-
-    def _list_users(self, call: Call) -> Any:
-        return list(USERS)
-
-    def _get_global_filters(self, call: Call) -> Any:
-        return {"teams": list(TEAMS), "users": [{"id": user["id"], "email": user["email"]} for user in USERS]}
 
     def _create_call_conversation(self, call: Call) -> Any:
         conversation_id = str(uuid.uuid4())
@@ -214,34 +186,14 @@ class DstnyState:
     def _get_department_insights(self, call: Call) -> Any:
         return [{"department": "b2b-sales", "topics": ["sso"]}] if self._has_transcript(self._visible(call)) else []
 
-    def _list_agents(self, call: Call) -> Any:
-        return {"data": list(AGENTS)}
-
     def _run_agent(self, call: Call) -> Any:
-        agent = next((agent for agent in AGENTS if agent["id"] == call.ids["agent_id"]), None)
-        if agent is None:
-            raise ContractError(404, "AI agent not found")
+        agent = self._agents.find(call)
         one = self._visible(call)
         if not self._has_transcript(one):
             raise ContractError(422, "The conversation has no transcript yet")
-        body = call.body or {}
-        is_test_run, force = body.get("is_test_run", True), body.get("force", False)
-        agent_id = call.ids["agent_id"]
-        stored = one.runs.setdefault(agent_id, {"count": 0, "result": None})
-        if stored["result"] is not None and not force:
-            return {"data": stored["result"]}
-        stored["count"] += 1
         company = one.body.get("participant_company_name") or "The customer"
-        result = {
-            "id": len(self.calls) * 100 + stored["count"],
-            "agent_id": agent_id,
-            "conversation_id": one.conversation_id,
-            "is_test_run": is_test_run,
-            "response": {"summary": f"{company} accepts the offer and needs single sign-on before the summer."},
-        }
-        if not is_test_run:
-            stored["result"] = result
-        return {"data": result}
+        summary = f"{company} accepts the offer and needs single sign-on before the summer."
+        return self._agents.run(agent, one.conversation_id, summary, **(call.body or {}))
 
     def _visible(self, call: Call) -> SimulatedCall:
         one = self.calls.get(call.ids["conversation_id"])

@@ -5,33 +5,48 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from airflow_provider_dstny.simulator.api import DstnyApi
 from airflow_provider_dstny.simulator.app import SimulatorApp
 from airflow_provider_dstny.simulator.books import Books
-from airflow_provider_dstny.simulator.dstny import DstnyState, NotReady
+from airflow_provider_dstny.simulator.connections import Connections
+from airflow_provider_dstny.simulator.dstny import DstnyState
+from airflow_provider_dstny.simulator.rest import SCOPES, RestState
+from airflow_provider_dstny.simulator.samples import NotReady
+from airflow_provider_dstny.simulator.tellcasey import TellcaseyState
 
 
 class Simulator:
-    """A simulated account on a port of this machine.
+    """Simulated accounts of three APIs on a port of this machine: Dstny v2, Dstny REST v1, and tellcasey.
 
     .. code-block:: python
 
         with Simulator(transcript_after=0) as simulator:
             client = DstnyClient(simulator.url, simulator.token)
 
+    ``state``, ``rest`` and ``tellcasey`` are what stands behind the APIs, ``books`` is what they received.
+
     :param port: 0 takes a free one.
-    :param token: the accepted token.
+    :param token: the token of v2.
+    :param rest_tokens: the tokens of v1 and their scopes; as default, ``mt_simulator`` with all of them.
+    :param tellcasey_token: the token of tellcasey.
     :param visible_after: seconds from creation until a conversation can be read.
-    :param transcript_after: seconds from creation until its transcript exists, ``jitter`` more at random.
+    :param transcript_after: seconds from creation, or from the start for fresh conversations, until a
+        transcript exists, ``jitter`` more at random.
     :param not_ready: how a missing transcript is answered: ``404``, ``null``, ``empty`` or ``blank``.
-    :param agent_seconds: how long an agent thinks.
-    :param seed: of the jitter.
+    :param agent_seconds: how long an agent of v2 thinks.
+    :param requests_per_minute: of each token of v1, None for no limit.
+    :param daily_conversation_quota: unique conversations of each token of v1 and UTC day, None for no quota.
+    :param samples: complete conversations of v1 and of tellcasey, from the last ten days.
+    :param fresh: conversations of v1 and of tellcasey that complete after the start.
+    :param newest_first: the order of the conversations of v1.
+    :param inclusive_cursor: whether a page of v1 begins at the time of its cursor, or after it.
+    :param seed: of all that is random.
     :param clock: seconds since the epoch, for tests that move time themselves.
     """
 
@@ -41,15 +56,28 @@ class Simulator:
         host: str = "127.0.0.1",
         port: int = 0,
         token: str = "dstny-simulator-token",  # noqa: S107 - a token for this simulator only
+        rest_tokens: Mapping[str, Iterable[str]] | None = None,
+        tellcasey_token: str = "sk_test_simulator",  # noqa: S107
         visible_after: float = 0.0,
         transcript_after: float = 0.0,
         jitter: float = 0.0,
         not_ready: NotReady = "404",
         agent_seconds: float = 0.0,
+        requests_per_minute: float | None = 60,
+        daily_conversation_quota: int | None = 1000,
+        samples: int = 40,
+        fresh: int = 5,
+        newest_first: bool = True,
+        inclusive_cursor: bool = False,
         seed: int = 0,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        # Bound at once, so that the address is known and a port in use is an error before anything starts.
+        self._socket = socket.create_server((host, port))
+        rest_tokens = rest_tokens or {"mt_simulator": SCOPES}
         self.token = token
+        self.rest_token = next(iter(rest_tokens))
+        self.tellcasey_token = tellcasey_token
         self.books = Books()
         self.state = DstnyState(
             self.books,
@@ -61,20 +89,44 @@ class Simulator:
             seed=seed,
             clock=clock,
         )
-        self._transports: dict[Any, Any] = {}
-        self.app = SimulatorApp(
-            self.state,
-            self.books,
-            tokens={token},
+        self.rest = RestState(
+            tokens=rest_tokens,
+            recordings_url=f"{self.url}/recordings",
+            requests_per_minute=requests_per_minute,
+            daily_conversation_quota=daily_conversation_quota,
+            newest_first=newest_first,
+            inclusive_cursor=inclusive_cursor,
+            visible_after=visible_after,
+            transcript_after=transcript_after,
+            jitter=jitter,
+            not_ready=not_ready,
+            samples=samples,
+            fresh=fresh,
+            seed=seed,
             clock=clock,
-            break_connection=lambda client: self._transports[tuple(client)].abort(),
         )
-        # Bound at once, so that the address is known and a port in use is an error before anything starts.
-        self._socket = socket.create_server((host, port))
+        self.tellcasey = TellcaseyState(
+            tokens={tellcasey_token},
+            transcript_after=transcript_after,
+            jitter=jitter,
+            samples=samples,
+            fresh=fresh,
+            seed=seed,
+            clock=clock,
+        )
+        connections = Connections()
+        self.app = SimulatorApp(
+            DstnyApi(self.state, {token}),
+            self.rest,
+            self.tellcasey,
+            books=self.books,
+            connections=connections,
+            clock=clock,
+        )
         self._server = uvicorn.Server(
             uvicorn.Config(
                 self.app.asgi,
-                http=self._protocol(),
+                http=connections.protocol(),
                 log_level="warning",
                 access_log=False,
                 lifespan="off",
@@ -106,15 +158,3 @@ class Simulator:
         if self._thread is not None:
             self._thread.join()
         self._socket.close()
-
-    def _protocol(self) -> type[H11Protocol]:
-        transports = self._transports
-
-        class Protocol(H11Protocol):
-            """Remembers the transport of each client, so that a connection can be reset."""
-
-            def connection_made(self, transport: Any) -> None:
-                super().connection_made(transport)
-                transports[tuple(transport.get_extra_info("peername"))] = transport
-
-        return Protocol

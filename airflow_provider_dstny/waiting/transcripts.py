@@ -1,203 +1,35 @@
-"""When is a transcript ready: one decision, fed by poke, by the trigger and by anything else that waits."""
+"""When is a transcript ready, whichever API has it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
-from airflow_provider_dstny.api.errors import (
-    DstnyApiError,
-    DstnyConnectionError,
-    DstnyError,
-    DstnyNotFoundError,
-    DstnyQuotaError,
-    DstnyRateLimitError,
-    DstnyResponseError,
-    DstnyServerError,
-    DstnyTimeoutError,
-)
-from airflow_provider_dstny.api.ids import unique_ids
-from airflow_provider_dstny.api.operation import without_retries
+from airflow_provider_dstny.api.operation import Steps, without_retries
+from airflow_provider_dstny.api.tellcasey import TellcaseyClient
+from airflow_provider_dstny.waiting.conversations import status_reached
+from airflow_provider_dstny.waiting.wait import ENDED, Sighting, Wait
 
 if TYPE_CHECKING:
-    from airflow_provider_dstny.api.dstny import DstnyClient
-    from airflow_provider_dstny.api.models.transcripts import Transcript
-    from airflow_provider_dstny.api.operation import Steps
-
-#: A look that has begun in time may end so much later than the deadline.
-_LAST_LOOK = timedelta(minutes=1)
+    from airflow_provider_dstny.waiting.wait import AnyClient
 
 
-def utc_now() -> datetime:
-    return datetime.now(UTC)
+class TranscriptWait(Wait):
+    """Waits for transcripts that are whole: one of tellcasey grows until its conversation is completed."""
 
+    noun = "transcripts"
 
-class WaitState(StrEnum):
-    """How a wait stands. All but WAITING are final."""
-
-    WAITING = "waiting"
-    READY = "ready"
-    FAILED = "failed"
-    TIMED_OUT = "timed_out"
-    GAVE_UP = "gave_up"
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """The state of a wait, why, and what is ready: per conversation id its segments and waited seconds."""
-
-    state: WaitState
-    reason: str
-    transcripts: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def to_event(self) -> dict[str, Any]:
-        return {"state": str(self.state), "reason": self.reason, "transcripts": self.transcripts}
-
-    @classmethod
-    def from_event(cls, event: Any) -> Decision:
-        """Read an event back; anything but a well-formed final state counts as failed."""
-        try:
-            decision = cls(WaitState(event["state"]), str(event["reason"]), dict(event["transcripts"]))
-        except (TypeError, KeyError, ValueError):
-            return cls(WaitState.FAILED, f"The trigger sent an event that is not understood: {type(event).__name__}.")
-        if decision.state is WaitState.WAITING:
-            return cls(WaitState.FAILED, "The trigger ended without a final state.")
-        return decision
-
-
-class TranscriptWait:
-    """Waits for the transcripts of some conversations. Told what was seen, it decides what that means.
-
-    :param conversation_ids: what to wait for; repeated ids count once, none at all is ready at once.
-    :param started_at: UTC, when the wait began.
-    :param deadline: UTC, when it ends without success.
-    :param not_before: UTC, until when the API wants no question.
-    :param ready: what was found so far, per conversation id.
-    :param last_cause: why it is not over yet.
-    :raises DstnyValidationError: an id is not a string, or no id at all.
-    """
-
-    def __init__(
-        self,
-        conversation_ids: str | Iterable[str],
-        *,
-        started_at: datetime,
-        deadline: datetime,
-        not_before: datetime | None = None,
-        ready: Mapping[str, dict[str, Any]] | None = None,
-        last_cause: str = "not asked yet",
-    ) -> None:
-        self.started_at = started_at
-        self.deadline = deadline
-        self.ready = dict(ready or {})
-        self.pending = [one for one in unique_ids(conversation_ids, "conversation_ids") if one not in self.ready]
-        self._not_before = not_before or started_at
-        self._failure = ""
-        self._last_cause = last_cause
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the wait in a form that Airflow can store: ids, times, counts and the last cause."""
-        return {
-            "conversation_ids": [*self.ready, *self.pending],
-            "started_at": self.started_at.isoformat(),
-            "deadline": self.deadline.isoformat(),
-            "not_before": self._not_before.isoformat(),
-            "ready": self.ready,
-            "last_cause": self._last_cause,
-        }
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        """Go on with a stored wait."""
-        return cls(
-            stored["conversation_ids"],
-            started_at=datetime.fromisoformat(stored["started_at"]),
-            deadline=datetime.fromisoformat(stored["deadline"]),
-            not_before=datetime.fromisoformat(stored["not_before"]),
-            ready=stored["ready"],
-            last_cause=stored["last_cause"],
-        )
-
-    def saw(self, transcript: Transcript, now: datetime) -> None:
-        """Take in an answer."""
-        if not transcript.is_ready:
-            self._last_cause = f"conversation {transcript.conversation_id} has no transcript yet"
-            if transcript.source_shape != "empty":
-                self._last_cause += f"; its answer is not known as a transcript ({transcript.source_shape})"
-            return
-        self.pending.remove(transcript.conversation_id)
-        self.ready[transcript.conversation_id] = {
-            "ready": True,
-            "segments": len(transcript.segments),
-            "waited_seconds": round((now - self.started_at).total_seconds(), 1),
-        }
-
-    def failed_to_see(self, conversation_id: str, error: DstnyError, now: datetime) -> None:
-        """Take in an error: "not yet", something that passes, or the end of the wait."""
-        self._last_cause = str(error)
-        match error:
-            case DstnyNotFoundError():
-                self._last_cause = f"conversation {conversation_id} or its transcript is not known yet (404)"
-            case DstnyQuotaError():
-                self._not_before = error.resets_at or self.deadline
-            case DstnyRateLimitError() | DstnyServerError():
-                self._not_before = max(self._not_before, now + timedelta(seconds=error.retry_after or 0))
-            case DstnyConnectionError() | DstnyTimeoutError() | DstnyResponseError():
-                pass
-            case DstnyApiError(status_code=408 | 423 | 425):
-                pass
-            case _:
-                self._failure = f"Conversation {conversation_id}: {error}"
-
-    def decide(self, now: datetime) -> Decision:
-        """Tell how the wait stands."""
-        if self._failure:
-            return self._decision(WaitState.FAILED, self._failure)
-        if not self.pending:
-            return self._decision(WaitState.READY, f"{len(self.ready)} transcripts are ready")
-        still = f"{len(self.pending)} of {len(self.pending) + len(self.ready)} transcripts are missing"
-        if now >= self.deadline:
-            limit = (self.deadline - self.started_at).total_seconds()
-            return self._decision(
-                WaitState.TIMED_OUT, f"Timed out after {limit:g} s: {still}. Last cause: {self._last_cause}"
-            )
-        if self._not_before >= self.deadline:
-            return self._decision(
-                WaitState.GAVE_UP,
-                f"Gave up: {still}, and the API may not be asked again before the deadline "
-                f"{self.deadline:%Y-%m-%d %H:%M:%S} UTC. Last cause: {self._last_cause}",
-            )
-        return self._decision(WaitState.WAITING, f"{still}; last cause: {self._last_cause}")
-
-    def may_ask(self, now: datetime) -> bool:
-        """Tell whether the API allows a question now."""
-        return now >= self._not_before
-
-    def seconds_to_next_look(self, now: datetime, interval: float) -> float:
-        """Seconds to sleep before looking again: the interval, what the API demands, but not past the deadline."""
-        demanded = max(interval, (self._not_before - now).total_seconds())
-        return max(0.0, min(demanded, (self.deadline - now).total_seconds()))
-
-    def _decision(self, state: WaitState, reason: str) -> Decision:
-        return Decision(state, reason, dict(self.ready))
-
-
-def look(client: DstnyClient, wait: TranscriptWait) -> Steps[Decision]:
-    """Ask once for every missing transcript. Steps for ``client.run`` or ``client.arun``."""
-    latest = max(wait.deadline, utc_now()) + _LAST_LOOK
-    for conversation_id in list(wait.pending) if wait.may_ask(utc_now()) else ():
-        try:
-            # The next look is the retry.
-            transcript = yield from without_retries(client.get_transcript.steps(conversation_id))
-        except DstnyError as error:
-            wait.failed_to_see(conversation_id, error, utc_now())
-            if error.affects_all or wait.decide(utc_now()).state is WaitState.FAILED:
-                break
-        else:
-            wait.saw(transcript, utc_now())
-        if utc_now() > latest:
-            break
-    return wait.decide(utc_now())
+    def ask(self, client: AnyClient, conversation_id: str) -> Steps[Sighting]:
+        ended = False
+        if isinstance(client, TellcaseyClient):
+            reached = yield from status_reached(client, conversation_id, "completed", self.accept_statuses)
+            if reached.found is None:
+                return reached
+            ended = reached.found["status"] in ENDED
+        transcript = yield from without_retries(client.get_transcript.steps(conversation_id))
+        # One that has ended early and was accepted may be empty for good.
+        if transcript.is_ready or ended:
+            return Sighting({"ready": True, "segments": len(transcript.segments)})
+        cause = f"conversation {conversation_id} has no transcript yet"
+        if transcript.source_shape != "empty":
+            cause += f"; its answer is not known as a transcript ({transcript.source_shape})"
+        return Sighting(cause=cause)

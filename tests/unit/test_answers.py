@@ -30,7 +30,9 @@ WRITE = Request("create_call_conversation", "POST", "/conversations", False)
 
 def read(status=200, body=b"", headers=None, request=READ):
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return read_answer(request, status, headers or {}, content, token=TOKEN, now=NOW)
+    return read_answer(
+        request, status, headers or {}, content, token=TOKEN, settings_page="Settings → REST API in Dstny", now=NOW
+    )
 
 
 def test_success_is_decoded_and_nothing_reads_as_none():
@@ -100,7 +102,7 @@ def test_a_missing_scope_is_named():
     with pytest.raises(DstnyScopeError) as caught:
         read(403, {"message": "Token does not have the 'transcripts' scope"})
     assert caught.value.scope == "transcripts"
-    assert "'transcripts' scope in Dstny's settings" in str(caught.value)
+    assert "'transcripts' scope under Settings → REST API in Dstny" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -258,16 +258,16 @@ class TestWaiting:
         task = operator(call, wait_for_transcript=True, deferrable=True)
         with pytest.raises(TaskDeferred) as deferred:
             task.execute(context)
-        conversation_id = deferred.value.trigger.conversation_ids[0]
+        conversation_id = deferred.value.trigger.wait["conversation_ids"][0]
         seen = {"ready": True, "segments": 4, "waited_seconds": 12.0}
-        event = {"state": "ready", "reason": "ok", "transcripts": {conversation_id: seen}}
+        event = {"state": "ready", "reason": "ok", "ready": {conversation_id: seen}}
         assert task.execute_complete(context, event) == conversation_id
 
     def test_a_timeout_may_be_retried_and_a_failure_not(self, account, call, context):
         task = operator(call)
         with pytest.raises(AirflowException, match="too late") as caught:
-            task.execute_complete(context, {"state": "timed_out", "reason": "too late", "transcripts": {}})
+            task.execute_complete(context, {"state": "timed_out", "reason": "too late", "ready": {}})
         assert not isinstance(caught.value, AirflowFailException)
-        for event in ({"state": "failed", "reason": "no scope", "transcripts": {}}, None):
+        for event in ({"state": "failed", "reason": "no scope", "ready": {}}, None):
             with pytest.raises(AirflowFailException):
                 task.execute_complete(context, event)

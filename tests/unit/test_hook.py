@@ -5,15 +5,20 @@ import json
 import sys
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from unittest.mock import MagicMock
 
 import pytest
+from airflow.providers.common.compat.sdk import BaseHook
 
 from airflow_provider_dstny import get_provider_info
 from airflow_provider_dstny.api.errors import DstnyValidationError
+from airflow_provider_dstny.hooks import aget_client_hook, get_client_hook
 from airflow_provider_dstny.hooks.dstny import DstnyHook
-from airflow_provider_dstny.simulator import Fault
+from airflow_provider_dstny.hooks.dstny_rest import DstnyRestHook
+from airflow_provider_dstny.hooks.tellcasey import TellcaseyHook
+from airflow_provider_dstny.provider_info import connection_form
+from airflow_provider_dstny.simulator import Fault, Simulator
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.secret"
 
@@ -158,9 +163,8 @@ def test_the_async_connection_works_and_closes(connect, simulator):
 def test_without_an_async_lookup_the_blocking_one_runs_in_a_thread(connect, mocker):
     # Airflow 3.0 has no BaseHook.aget_connection.
     hook = connect()
-    for kind in DstnyHook.__mro__:
-        if "aget_connection" in vars(kind):
-            mocker.patch.object(kind, "aget_connection", new=property(lambda self: self.not_there))
+    older = SimpleNamespace(get_connection=BaseHook.get_connection)
+    mocker.patch("airflow_provider_dstny.hooks.base.BaseHook", older)
 
     async def run():
         async with hook.get_async_conn() as dstny:
@@ -175,8 +179,104 @@ def test_one_client_may_serve_several_event_loops(connect, simulator):
         assert len(asyncio.run(dstny.list_users.aio())) == 2
 
 
+class TestTheHookOfAConnection:
+    @pytest.fixture
+    def connections(self, monkeypatch):
+        for name, fields in {
+            "dstny": {"host": "https://api.example.com"},
+            "dstny_rest": {"host": "https://api.example.com"},
+            "tellcasey": {},
+            "http": {"host": "https://api.example.com"},
+        }.items():
+            connection = {"conn_type": name, "password": TOKEN, **fields}
+            monkeypatch.setenv(f"AIRFLOW_CONN_A_{name.upper()}", json.dumps(connection))
+
+    @pytest.mark.parametrize(
+        ("name", "hook_class", "base_url"),
+        [
+            ("dstny", DstnyHook, "https://api.example.com/api/v2"),
+            ("dstny_rest", DstnyRestHook, "https://api.example.com/api/v1/rest"),
+            ("tellcasey", TellcaseyHook, "https://api.tellcasey.com/v1/backend"),
+        ],
+    )
+    def test_it_fits_the_type_and_the_connection_is_resolved_once(
+        self, connections, mocker, name, hook_class, base_url
+    ):
+        lookup = mocker.spy(BaseHook, "get_connection")
+        hook = get_client_hook(f"a_{name}")
+        assert type(hook) is hook_class
+        with hook.get_conn() as client:
+            assert client.base_url == base_url
+        assert lookup.call_count == 1
+
+        async def run():
+            hook = await aget_client_hook(f"a_{name}")
+            async with hook.get_async_conn() as client:
+                return type(hook), client.base_url
+
+        assert asyncio.run(run()) == (hook_class, base_url)
+
+    def test_another_type_is_refused_with_what_would_do(self, connections):
+        with pytest.raises(DstnyValidationError, match=r"is of type 'http'; it must be 'dstny' .* or 'tellcasey'"):
+            get_client_hook("a_http")
+        with pytest.raises(DstnyValidationError, match=r"it must be 'dstny_rest' \(Dstny REST API v1\)"):
+            get_client_hook("a_dstny", ["dstny_rest"])
+
+    def test_a_host_of_tellcasey_may_be_given(self, monkeypatch):
+        connection = {"conn_type": "tellcasey", "host": "http://127.0.0.1:3002", "password": "sk_test_x"}
+        monkeypatch.setenv("AIRFLOW_CONN_TELLCASEY_DEFAULT", json.dumps(connection))
+        assert TellcaseyHook().get_conn().base_url == "http://127.0.0.1:3002/v1/backend"
+
+
+class TestConnectionTests:
+    @pytest.fixture
+    def limited(self, monkeypatch, no_sleep):
+        scopes = ["conversations", "transcripts", "users"]
+        with Simulator(rest_tokens={"mt_limited": scopes}) as simulator:
+            for name, conn_type, token in (
+                ("DSTNY_REST", "dstny_rest", "mt_limited"),
+                ("TELLCASEY", "tellcasey", simulator.tellcasey_token),
+            ):
+                connection = {"conn_type": conn_type, "host": simulator.url, "password": token}
+                monkeypatch.setenv(f"AIRFLOW_CONN_{name}_DEFAULT", json.dumps(connection))
+            yield simulator
+
+    def test_v1_names_the_account_and_the_scopes(self, limited):
+        ok, message = DstnyRestHook().test_connection()
+        assert ok, message
+        assert "Account: Telco Demo." in message or "Account: " in message
+        assert "Scopes it has: conversations, transcripts, users;" in message
+        assert "scopes it lacks: insights, recordings, teams, departments;" in message
+        assert "not to be told: notetaker." in message
+        assert limited.books.violations == []
+        assert limited.books.count("list_conversations") == 0, "no conversation is touched"
+
+    def test_v1_stops_asking_when_the_limit_is_reached(self, limited, no_sleep):
+        limited.books.inject(Fault("status", "get_insights", status=429, retry_after=60))
+        ok, message = DstnyRestHook().test_connection()
+        assert ok
+        assert "not to be told: insights, recordings, users, teams, departments, notetaker." in message
+        assert max(no_sleep) < 10
+
+    def test_tellcasey_tells_whether_the_key_is_accepted(self, limited, monkeypatch):
+        ok, message = TellcaseyHook().test_connection()
+        assert ok
+        assert "it sees conversations" in message
+        connection = {"conn_type": "tellcasey", "host": limited.url, "password": "sk_live_wrong"}
+        monkeypatch.setenv("AIRFLOW_CONN_TELLCASEY_DEFAULT", json.dumps(connection))
+        ok, message = TellcaseyHook().test_connection()
+        assert not ok
+        assert "API keys in tellcasey" in message
+
+
 class TestForms:
-    form = get_provider_info()["connection-types"][0]
+    @pytest.fixture(params=[DstnyHook, DstnyRestHook, TellcaseyHook])
+    def hook_class(self, request):
+        return request.param
+
+    @pytest.fixture
+    def form(self, hook_class):
+        return connection_form(hook_class.conn_type)
 
     def test_the_manifest_is_valid_to_airflow(self):
         import airflow
@@ -185,34 +285,39 @@ class TestForms:
         schema = Path(airflow.__file__).parent / "provider_info.schema.json"
         validate(get_provider_info(), json.loads(schema.read_text()))
 
+    def test_a_form_belongs_to_its_hook(self, hook_class, form):
+        assert form["hook-class-name"] == f"{hook_class.__module__}.{hook_class.__qualname__}"
+        assert form["hook-name"] == hook_class.hook_name
+        assert hook_class.default_conn_name == f"{hook_class.conn_type}_default"
+
     def test_the_classes_of_the_manifest_exist(self):
-        assert self.form["hook-class-name"] == f"{DstnyHook.__module__}.{DstnyHook.__qualname__}"
-        assert self.form["hook-name"] == DstnyHook.hook_name
-        assert self.form["connection-type"] == DstnyHook.conn_type
         info = get_provider_info()
         kinds = {"operators": "Operator", "sensors": "Sensor", "triggers": "Trigger", "hooks": "Hook"}
         for kind, suffix in kinds.items():
             for module in info[kind][0]["python-modules"]:
                 assert any(name.endswith(suffix) for name in vars(import_module(module))), module
+        for transfer in info["transfers"]:
+            module = import_module(transfer["python-module"])
+            assert any(name.endswith("ToObjectStorageOperator") for name in vars(module))
 
-    def test_every_field_has_an_extra_behind_it_and_the_port_is_visible(self):
+    def test_every_field_has_an_extra_behind_it_and_the_port_is_visible(self, form):
         from airflow_provider_dstny.hooks.base import ConnectionExtra
 
-        assert set(self.form["conn-fields"]) == set(ConnectionExtra.model_fields)
-        assert "port" not in self.form["ui-field-behaviour"]["hidden-fields"]
+        assert set(form["conn-fields"]) == set(ConnectionExtra.model_fields)
+        assert "port" not in form["ui-field-behaviour"]["hidden-fields"]
 
-    def test_older_airflows_get_the_same_form_from_the_hook(self, mocker):
+    def test_older_airflows_get_the_same_form_from_the_hook(self, mocker, hook_class, form):
         for name in ("flask_babel", "wtforms", "wtforms.validators"):
             mocker.patch.dict(sys.modules, {name: MagicMock(spec=ModuleType)})
         for name in ("StringField", "IntegerField", "FloatField"):
             setattr(sys.modules["wtforms"], name, MagicMock(return_value=name))
         sys.modules["wtforms.validators"].Optional = MagicMock()
         sys.modules["flask_babel"].lazy_gettext = str
-        widgets = DstnyHook.get_connection_form_widgets()
-        assert list(widgets) == list(self.form["conn-fields"])
+        widgets = hook_class.get_connection_form_widgets()
+        assert list(widgets) == list(form["conn-fields"])
         assert widgets["max_retries"] == "IntegerField"
         assert widgets["timeout"] == "FloatField"
         assert widgets["verify"] == "StringField"
-        behaviour = DstnyHook.get_ui_field_behaviour()
-        assert behaviour["relabeling"] == self.form["ui-field-behaviour"]["relabeling"]
-        assert behaviour["hidden_fields"] == self.form["ui-field-behaviour"]["hidden-fields"]
+        behaviour = hook_class.get_ui_field_behaviour()
+        assert behaviour["relabeling"] == form["ui-field-behaviour"]["relabeling"]
+        assert behaviour["hidden_fields"] == form["ui-field-behaviour"]["hidden-fields"]

@@ -18,7 +18,8 @@ from airflow_provider_dstny.api.dstny import DstnyClient
 from airflow_provider_dstny.api.throttle import Throttle
 from airflow_provider_dstny.sensors.transcripts import DstnyTranscriptSensor
 from airflow_provider_dstny.simulator import Fault, Simulator
-from airflow_provider_dstny.triggers.transcripts import SAFE_FIRST_LOOK, DstnyTranscriptTrigger
+from airflow_provider_dstny.triggers.base import SAFE_FIRST_LOOK
+from airflow_provider_dstny.triggers.transcripts import DstnyTranscriptTrigger
 
 
 class TaskStateStore(dict):
@@ -73,11 +74,11 @@ def account(monkeypatch, clock, mocker):
 
     throttle = Throttle(clock=clock)
     mocker.patch("airflow_provider_dstny.api.client.throttle_for", return_value=throttle)
-    mocker.patch("airflow_provider_dstny.waiting.transcripts.utc_now", side_effect=now)
+    mocker.patch("airflow_provider_dstny.waiting.wait.utc_now", side_effect=now)
     mocker.patch("airflow_provider_dstny.api.client.time", SimpleNamespace(sleep=sleep))
     awaited = SimpleNamespace(sleep=asleep, get_running_loop=asyncio.get_running_loop)
     mocker.patch("airflow_provider_dstny.api.client.asyncio", awaited)
-    mocker.patch("airflow_provider_dstny.triggers.transcripts.asyncio", SimpleNamespace(sleep=asleep))
+    mocker.patch("airflow_provider_dstny.triggers.base.asyncio", SimpleNamespace(sleep=asleep))
     mocker.patch("airflow.sdk.bases.sensor.time", SimpleNamespace(sleep=sleep, monotonic=clock))
     mocker.patch("airflow.sdk.bases.sensor.timezone", SimpleNamespace(utcnow=now))
     with Simulator(transcript_after=100, clock=clock) as simulator:
@@ -224,10 +225,10 @@ def test_a_deferral_hands_on_what_was_ready_and_an_outer_timeout(context, clock,
     account.state.settle()
     with pytest.raises(TaskDeferred) as deferred:
         sensor([*conversation_ids, late], deferrable=True, timeout=600).execute(context)
-    assert set(deferred.value.trigger.ready) == set(conversation_ids)
+    assert set(deferred.value.trigger.wait["ready"]) == set(conversation_ids)
     assert timedelta(seconds=600) < deferred.value.timeout <= timedelta(seconds=900)
     asked = account.books.count("get_transcript")
-    assert list(run_trigger(deferred.value)["transcripts"]) == [*conversation_ids, late]
+    assert list(run_trigger(deferred.value)["ready"]) == [*conversation_ids, late]
     assert account.books.count("get_transcript") - asked < 10, "only the missing one is asked for"
 
 

@@ -21,7 +21,8 @@ from airflow_provider_dstny.api.errors import (
 )
 from airflow_provider_dstny.api.models import Transcript
 from airflow_provider_dstny.api.operation import Request
-from airflow_provider_dstny.waiting.transcripts import Decision, TranscriptWait, WaitState, look
+from airflow_provider_dstny.waiting.transcripts import TranscriptWait
+from airflow_provider_dstny.waiting.wait import Decision, WaitState, look
 
 START = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
 DEADLINE = START + timedelta(minutes=10)
@@ -74,7 +75,7 @@ class Source:
 @pytest.fixture
 def looked(mocker):
     def looked(source, wait, seconds=1):
-        mocker.patch("airflow_provider_dstny.waiting.transcripts.utc_now", return_value=at(seconds))
+        mocker.patch("airflow_provider_dstny.waiting.wait.utc_now", return_value=at(seconds))
         return source.run(look(source, wait))
 
     return looked
@@ -86,7 +87,7 @@ def test_many_ids_are_ready_when_all_are(looked):
     assert looked(source, wait, 1).state is WaitState.WAITING
     decision = looked(source, wait, 31)
     assert decision.state is WaitState.READY
-    assert decision.transcripts == {
+    assert decision.ready == {
         "a": {"ready": True, "segments": 2, "waited_seconds": 1.0},
         "b": {"ready": True, "segments": 2, "waited_seconds": 31.0},
     }
@@ -198,7 +199,7 @@ def test_the_next_look_never_comes_after_the_deadline():
 def test_a_wait_goes_on_with_what_was_ready_before(looked):
     wait = waiting_for("a", "b", ready={"a": {"ready": True, "segments": 1, "waited_seconds": 0.1}})
     source = Source(b=[READY])
-    assert list(looked(source, wait).transcripts) == ["a", "b"]
+    assert list(looked(source, wait).ready) == ["a", "b"]
 
 
 @pytest.mark.parametrize("ids", [[""], ["a", " "], [None], [True]])
@@ -219,12 +220,12 @@ def test_a_wait_can_be_stored_and_gone_on_with(looked):
     assert again.to_json() == wait.to_json()
     assert not again.may_ask(at(60))
     assert "slow down" in again.decide(at(60)).reason
-    assert looked(Source(b=[READY]), again, 130).transcripts["a"]["waited_seconds"] == 5.0
+    assert looked(Source(b=[READY]), again, 130).ready["a"]["waited_seconds"] == 5.0
 
 
 def test_a_look_ends_soon_after_the_deadline(mocker):
     moments = iter(range(0, 10**6, 200))
-    mocker.patch("airflow_provider_dstny.waiting.transcripts.utc_now", side_effect=lambda: at(next(moments)))
+    mocker.patch("airflow_provider_dstny.waiting.wait.utc_now", side_effect=lambda: at(next(moments)))
     source = Source(**{f"c{n}": [DstnyServerError(503, "down")] for n in range(100)})
     decision = source.run(look(source, waiting_for(*source.answers)))
     assert decision.state is WaitState.TIMED_OUT
@@ -242,7 +243,7 @@ def test_an_event_survives_the_way_through_airflow():
 
 @pytest.mark.parametrize(
     "event",
-    [None, "success", {}, {"state": "ready"}, {"state": "?"}, 7, {"state": "waiting", "reason": "", "transcripts": {}}],
+    [None, "success", {}, {"state": "ready"}, {"state": "?"}, 7, {"state": "waiting", "reason": "", "ready": {}}],
 )
 def test_an_event_that_is_not_understood_fails_closed(event):
     assert Decision.from_event(event).state is WaitState.FAILED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
@@ -13,6 +14,7 @@ from pydantic import (
     ValidationError,
     ValidatorFunctionWrapHandler,
     field_validator,
+    model_validator,
 )
 
 from airflow_provider_dstny.api.errors import DstnyValidationError
@@ -25,11 +27,17 @@ class Payload(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True, hide_input_in_errors=True)
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> Self:
-        """Validate a mapping.
+    def parse(cls, values: Self | Mapping[str, Any]) -> Self:
+        """Validate a mapping; what is a model already is returned as it is.
 
         :raises DstnyValidationError: every wrong field with its reason; nothing of the input.
         """
+        if isinstance(values, cls):
+            return values
+        if not isinstance(values, Mapping):
+            raise DstnyValidationError(
+                None, f"{cls.__name__}: must be a mapping or a {cls.__name__}, not {type(values).__name__}."
+            )
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
@@ -43,6 +51,36 @@ class Payload(BaseModel):
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
             yield name, shown(name, value)
+
+
+class SparsePayload(Payload):
+    """A body in which null says something: what was not set is left out, a None that was set is sent.
+
+    Its fields hold what JSON has: texts, numbers, booleans, lists and objects.
+    """
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the body to send: exactly the fields that were set."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
+
+    @field_validator("*")
+    @classmethod
+    def _can_be_sent(cls, value: Any) -> Any:
+        try:
+            json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError):
+            raise ValueError("cannot be written as JSON") from None
+        return value
+
+
+class Changes(SparsePayload):
+    """An update of some fields: one without any is refused."""
+
+    @model_validator(mode="after")
+    def _change_something(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError("has no field, so there is nothing to change")
+        return self
 
 
 class Answer(BaseModel):

@@ -2,72 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime, timedelta
-from email.errors import MessageError
-from email.headerregistry import Address
-from typing import Annotated, Any, Literal, Self
+from datetime import timedelta
+from typing import Annotated, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    AwareDatetime,
-    BeforeValidator,
-    Field,
-    HttpUrl,
-    PlainSerializer,
-    StrictBool,
-    StrictInt,
-    StrictStr,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, HttpUrl, StrictStr, TypeAdapter, ValidationError, model_validator
 
 from airflow_provider_dstny.api.models.base import Payload
+from airflow_provider_dstny.api.models.types import Boolean, Email, Seconds, Text, Timestamp
 
 #: Start, end and duration are measured and rounded by different machines.
 _TOLERANCE = timedelta(seconds=1)
 _http_url = TypeAdapter(HttpUrl)
-
-
-def _iso_8601(value: Any) -> Any:
-    # A bare number would silently be read as a Unix time, in seconds or milliseconds.
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value.strip())
-        except ValueError:
-            value = None
-    if not isinstance(value, datetime):
-        raise ValueError("must be an ISO 8601 time or a datetime")
-    return value
-
-
-def _utc(value: datetime) -> datetime:
-    if not 1970 <= value.year < 9999:
-        raise ValueError("must lie after 1970")
-    return value.astimezone(UTC)
-
-
-def _zulu(value: datetime) -> str:
-    return value.isoformat().replace("+00:00", "Z")
-
-
-def _integer_of_text(value: Any) -> Any:
-    # Templates and cells of files are text.
-    return int(value) if isinstance(value, str) and re.fullmatch(r"\s*\d{1,9}\s*", value) else value
-
-
-def _boolean_of_text(value: Any) -> Any:
-    return {"true": True, "false": False}.get(value.strip().lower(), value) if isinstance(value, str) else value
-
-
-def _email(value: str) -> str:
-    # Syntax only: reserved domains such as .test and .local are in real use as user names.
-    try:
-        Address(addr_spec=value)
-    except (ValueError, IndexError, AttributeError, MessageError):
-        raise ValueError("is not an e-mail address") from None
-    return value
 
 
 def _recording_url(value: str) -> str:
@@ -80,13 +25,6 @@ def _recording_url(value: str) -> str:
     return value
 
 
-Timestamp = Annotated[
-    AwareDatetime, BeforeValidator(_iso_8601), AfterValidator(_utc), PlainSerializer(_zulu, when_used="json")
-]
-Seconds = Annotated[StrictInt, Field(ge=0, le=10**9), BeforeValidator(_integer_of_text)]
-Boolean = Annotated[StrictBool, BeforeValidator(_boolean_of_text)]
-Email = Annotated[StrictStr, AfterValidator(_email)]
-Text = Annotated[StrictStr, Field(min_length=1)]
 RecordingUrl = Annotated[StrictStr, AfterValidator(_recording_url)]
 
 

@@ -1,0 +1,58 @@
+"""Arguments of operations, checked before anything is sent, and written as query parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, date, datetime
+
+from airflow_provider_dstny.api.errors import DstnyValidationError
+
+
+def check_boolean(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise DstnyValidationError(None, f"{name} must be True or False, not {value!r}.")
+
+
+def check_integer(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise DstnyValidationError(None, f"{name} must be an integer, not {value!r}.")
+
+
+def check_positive(name: str, value: object, up_to: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= up_to:
+        raise DstnyValidationError(None, f"{name} must be a positive number up to {up_to:g}, not {value!r}.")
+
+
+def scalar_param(name: str, value: str | None) -> Iterator[tuple[str, str]]:
+    if value is not None:
+        yield name, value
+
+
+def boolean_param(name: str, value: bool | None) -> Iterator[tuple[str, str]]:
+    if value is not None:
+        check_boolean(name, value)
+        yield name, "true" if value else "false"
+
+
+def array_param(name: str, values: Sequence[object]) -> Iterator[tuple[str, str]]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise DstnyValidationError(None, f"{name} must be a list.")
+    for value in values:
+        yield f"{name}[]", str(value)
+
+
+def day_param(name: str, value: date | str | None) -> Iterator[tuple[str, str]]:
+    """Write a day; a timezone-aware datetime counts as its UTC day."""
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise DstnyValidationError(None, f"{name} must be a date or a timezone-aware datetime.")
+        value = value.astimezone(UTC).date()
+    if isinstance(value, str):
+        try:
+            value = date.fromisoformat(value)
+        except ValueError:
+            raise DstnyValidationError(None, f"{name} must be a day like 2026-01-31.") from None
+    if value is not None and not isinstance(value, date):
+        raise DstnyValidationError(None, f"{name} must be a day, not {type(value).__name__}.")
+    if value is not None:
+        yield name, value.isoformat()

@@ -1,0 +1,45 @@
+"""What the tellcasey backend API answers."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field
+
+from airflow_provider_dstny.api.models.base import Answer
+
+ConversationStatus = Literal["pending", "in_progress", "completed", "abandoned", "archived"]
+
+
+class CaseyConversation(Answer):
+    """A conversation with an agent; times are ISO 8601.
+
+    ``session_properties`` and ``path_taken`` are there only in a single conversation, not in the list.
+    """
+
+    id: str | int | None = None
+    connection_code: str | None = Field(default=None, repr=False)
+    agent_id: str | None = None
+    status: str | None = None
+    started_at: str | None = None
+    completed_at: str | None = None
+    turn_count: int | None = None
+    participant_profile: dict[str, Any] | None = Field(default=None, repr=False)
+    session_properties: dict[str, Any] | None = Field(default=None, repr=False)
+    path_taken: list[Any] | None = Field(default=None, repr=False)
+
+
+class CaseyConversationPage(Answer):
+    """One page of the list. The cursors go to ``after`` and ``before``."""
+
+    conversations: list[CaseyConversation] = Field(default_factory=list, repr=False)
+    has_more: bool = False
+    next_cursor: str | None = None
+    prev_cursor: str | None = None
+
+    @classmethod
+    def from_answer(cls, body: Any) -> Self:
+        pagination = body.get("pagination") if isinstance(body, dict) else None
+        fields = pagination if isinstance(pagination, dict) else {}
+        page = cls.read({**fields, "conversations": CaseyConversation.read_rows(body)})
+        return page.model_copy(update={"raw": body})

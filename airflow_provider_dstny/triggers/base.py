@@ -1,0 +1,87 @@
+"""Waiting in the triggerer, without holding a worker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+if TYPE_CHECKING:
+    from airflow_provider_dstny.waiting.wait import Wait
+
+#: Airflow up to 3.3.2 may fail a task whose trigger fires while its worker is still reporting the deferral,
+#: which takes up to one worker heartbeat of 5 s. No first look comes sooner than this, in seconds.
+SAFE_FIRST_LOOK = 10.0
+
+
+class DstnyWaitTrigger(BaseTrigger):
+    """Fires once: when all that is awaited is ready, or when waiting for it is pointless.
+
+    The event is ``{"state": "ready" | "failed" | "timed_out" | "gave_up", "reason": str,
+    "ready": {conversation id: {…, "waited_seconds": float}}}``.
+
+    :param conversation_ids: the conversations to wait for.
+    :param started_at: ISO 8601 with timezone, when the wait began.
+    :param deadline: ISO 8601 with timezone, when it ends; kept over a restart of the triggerer.
+    :param not_before: ISO 8601 with timezone, until when the API wants no question.
+    :param ready: what was ready before, in the form of the event's ``ready``.
+    :param last_cause: why it was not over before.
+    :param accept_statuses: ``abandoned`` and ``archived``, where such a tellcasey conversation counts as well.
+    :param dstny_conn_id: a connection of any type of this provider.
+    :param poll_interval: seconds between two looks; the first comes after at least 10 s.
+    """
+
+    def __init__(
+        self,
+        *,
+        conversation_ids: Sequence[str],
+        started_at: str,
+        deadline: str,
+        not_before: str | None = None,
+        ready: dict[str, dict[str, Any]] | None = None,
+        last_cause: str = "not asked yet",
+        accept_statuses: Sequence[str] = (),
+        dstny_conn_id: str = "dstny_default",
+        poll_interval: float = 60.0,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.wait: dict[str, Any] = {
+            "conversation_ids": list(conversation_ids),
+            "started_at": started_at,
+            "deadline": deadline,
+            "not_before": not_before or started_at,
+            "ready": ready or {},
+            "last_cause": last_cause,
+            "accept_statuses": list(accept_statuses),
+        }
+        self.dstny_conn_id = dstny_conn_id
+        self.poll_interval = poll_interval
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        return (
+            f"{type(self).__module__}.{type(self).__qualname__}",
+            {**self.wait, "dstny_conn_id": self.dstny_conn_id, "poll_interval": self.poll_interval},
+        )
+
+    def wait_class(self) -> type[Wait]:
+        """Return what decides; imported only where the trigger runs."""
+        raise NotImplementedError
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        from airflow_provider_dstny.api.errors import DstnyError
+        from airflow_provider_dstny.hooks import aget_client_hook
+        from airflow_provider_dstny.waiting.wait import Decision, WaitState, look, utc_now
+
+        try:
+            wait = self.wait_class().from_json(self.wait)
+            hook = await aget_client_hook(self.dstny_conn_id)
+            async with hook.get_async_conn() as client:
+                await asyncio.sleep(max(SAFE_FIRST_LOOK, wait.seconds_to_next_look(utc_now(), self.poll_interval)))
+                while (decision := await client.arun(look(client, wait))).state is WaitState.WAITING:
+                    self.log.info("%s", decision.reason)
+                    await asyncio.sleep(wait.seconds_to_next_look(utc_now(), self.poll_interval))
+        except DstnyError as error:
+            decision = Decision(WaitState.FAILED, str(error))
+        yield TriggerEvent(decision.to_event())

@@ -1,0 +1,64 @@
+"""When is a conversation there, or far enough."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_dstny.api.dstny_rest import DstnyRestClient
+from airflow_provider_dstny.api.errors import DstnyValidationError
+from airflow_provider_dstny.api.operation import Steps, without_retries
+from airflow_provider_dstny.api.tellcasey import TellcaseyClient
+from airflow_provider_dstny.waiting.wait import ENDED, Sighting, Wait
+
+if TYPE_CHECKING:
+    from airflow_provider_dstny.waiting.wait import AnyClient
+
+#: The life of a tellcasey conversation, in order.
+LIFE = ("pending", "in_progress", "completed")
+
+
+class ConversationWait(Wait):
+    """Waits until conversations exist; of tellcasey, until they have reached a status.
+
+    :param status: ``pending``, ``in_progress`` or ``completed``.
+    """
+
+    noun = "conversations"
+
+    def __init__(self, conversation_ids: Any, *, status: str = "completed", **kwargs: Any) -> None:
+        super().__init__(conversation_ids, **kwargs)
+        if status not in LIFE:
+            raise DstnyValidationError(None, f"status must be one of {', '.join(LIFE)}, not {status!r}.")
+        self.status = status
+
+    def to_json(self) -> dict[str, Any]:
+        return {**super().to_json(), "status": self.status}
+
+    def ask(self, client: AnyClient, conversation_id: str) -> Steps[Sighting]:
+        match client:
+            case TellcaseyClient():
+                return (yield from status_reached(client, conversation_id, self.status, self.accept_statuses))
+            case DstnyRestClient():
+                yield from without_retries(client.get_conversation.steps(conversation_id))
+            case _:
+                # API v2 shows no single conversation; what belongs to an unknown one is not found.
+                yield from without_retries(client.get_insights.steps(conversation_id))
+        return Sighting({"exists": True})
+
+
+def status_reached(
+    client: TellcaseyClient, conversation_id: str, status: str, accept_statuses: Sequence[str]
+) -> Steps[Sighting]:
+    """Tell whether a tellcasey conversation has come as far as ``status``, or has ended before."""
+    conversation = yield from without_retries(client.get_conversation.steps(conversation_id))
+    now = conversation.status
+    if now in accept_statuses or (now in LIFE and LIFE.index(now) >= LIFE.index(status)):
+        return Sighting({"exists": True, "status": now})
+    if now in ENDED:
+        return Sighting(
+            cause=f"Conversation {conversation_id} is {now}: it will not become {status}. "
+            f"To take it as it is, add {now!r} to accept_statuses.",
+            never=True,
+        )
+    return Sighting(cause=f"conversation {conversation_id} is {now or 'without a status'}, not yet {status}")
