@@ -5,25 +5,17 @@ from __future__ import annotations
 import json
 import re
 import signal
-import time
 from pathlib import Path
 
 import httpx
 import pytest
 
 from demo.local_airflow import LocalAirflow, free_port, running_simulator, sample_calls
+from tests.system.waiting import wait_for
 
 DAG_ID = "example_call_to_transcript"
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.system-test-token"
 BAD_ROW = 7
-
-
-def wait_for(condition, seconds, what):
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
-        time.sleep(0.5)
-    return value
 
 
 def break_row(calls: Path, row: int) -> None:

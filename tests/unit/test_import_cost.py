@@ -12,6 +12,9 @@ import airflow.sdk
 before = set(sys.modules)
 import airflow_provider_dstny.operators.agents
 import airflow_provider_dstny.operators.conversations
+import airflow_provider_dstny.operators.notetaker
+import airflow_provider_dstny.sensors.conversations
+import airflow_provider_dstny.transfers.object_storage
 import airflow_provider_dstny.sensors.transcripts
 print(json.dumps(sorted(set(sys.modules) - before)))
 """

@@ -1,0 +1,126 @@
+"""The example DAGs of the REST API v1 and of tellcasey, all at once on one real Airflow, at 60 requests a minute."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+
+from demo.local_airflow import LocalAirflow, free_port, running_simulator
+from tests.system.waiting import wait_for
+
+DAGS = ("example_rest_transcripts", "example_tellcasey", "example_notetaker")
+REST_TOKEN = "mt_system_test_token"
+CASEY_TOKEN = "sk_test_system_test_key"
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory):
+    """One run of each DAG, with everything that it left behind."""
+    folder = tmp_path_factory.mktemp("system")
+    options = {"rest_token": REST_TOKEN, "tellcasey_token": CASEY_TOKEN, "transcript_after": 40, "jitter": 5}
+    with running_simulator(free_port(), folder / "simulator.log", samples=10, fresh=4, **options) as url:
+        airflow = LocalAirflow(
+            folder / "airflow",
+            dags=Path(__file__).parents[2] / "example_dags",
+            port=free_port(),
+            connections={
+                "dstny_rest_default": {"conn_type": "dstny_rest", "host": url, "password": REST_TOKEN},
+                "tellcasey_default": {"conn_type": "tellcasey", "host": url, "password": CASEY_TOKEN},
+            },
+        )
+        with airflow:
+            conf = {"output_path": f"file://{folder}/results"}
+            confs = {
+                "example_rest_transcripts": {**conf, "days": 2},
+                "example_tellcasey": conf,
+                "example_notetaker": {**conf, "meeting_url": "https://us02web.zoom.us/j/123"},
+            }
+            runs = {dag_id: airflow.trigger(dag_id, confs[dag_id]) for dag_id in DAGS}
+
+            def ended():
+                return all(
+                    airflow.run_state(dag_id, run_id) in {"success", "failed"} for dag_id, run_id in runs.items()
+                )
+
+            wait_for(ended, 300, "the end of the runs")
+            yield {
+                "folder": folder,
+                "states": {dag_id: airflow.run_state(dag_id, run_id) for dag_id, run_id in runs.items()},
+                "tasks": {
+                    (dag_id, one["task_id"]): (one["state"], one["try_number"])
+                    for dag_id, run_id in runs.items()
+                    for one in airflow.task_instances(dag_id, run_id)
+                },
+                "xcom": lambda dag_id, task_id: airflow.xcom(dag_id, runs[dag_id], task_id),
+                "books": httpx.get(f"{url}/_simulator/books", trust_env=False).json(),
+            }
+
+
+def rows_of(xcom):
+    path = Path(xcom["path"].removeprefix("file://"))
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    assert len(rows) == xcom["rows"]
+    return rows
+
+
+def test_every_run_succeeds_within_the_contract(outcome):
+    assert outcome["states"] == dict.fromkeys(DAGS, "success"), outcome["tasks"]
+    assert outcome["books"]["violations"] == []
+
+
+def test_the_transcripts_of_the_day_land_once_each(outcome):
+    ready = outcome["xcom"]("example_rest_transcripts", "ready")
+    rows = rows_of(outcome["xcom"]("example_rest_transcripts", "land_transcripts"))
+    assert len(rows) == len(ready) > 0
+    assert {row["conversation_id"] for row in rows} == set(ready)
+    assert all(row["segments"] for row in rows)
+
+
+def test_the_recordings_land_whole_and_the_token_stays_with_the_api(outcome):
+    xcom = outcome["xcom"]("example_rest_transcripts", "recordings")
+    files = [Path(path.removeprefix("file://")) for path in xcom["files"].values()]
+    assert len(files) == xcom["downloaded"] > 0
+    assert sum(file.stat().st_size for file in files) == xcom["bytes"]
+    assert {file.suffix for file in files} <= {".wav", ".mp3", ".mp4", ".bin"}
+    assert not list(files[0].parent.glob(".*"))
+    assert len(files) + len(xcom["without_recording"]) == len(outcome["xcom"]("example_rest_transcripts", "ready"))
+    assert [download["authorized"] for download in outcome["books"]["downloads"]] == [False] * len(files)
+
+
+def test_tellcasey_conversations_are_awaited_to_their_end(outcome):
+    ended = outcome["xcom"]("example_tellcasey", "ended")
+    assert len(ended) >= 2
+    assert {one["status"] for one in ended.values()} <= {"completed", "abandoned", "archived"}
+    assert {row["conversation_id"] for row in rows_of(outcome["xcom"]("example_tellcasey", "land_transcripts"))} == set(
+        ended
+    )
+
+
+def test_what_the_notetaker_heard_lands(outcome):
+    (row,) = rows_of(outcome["xcom"]("example_notetaker", "land_transcript"))
+    assert row["conversation_id"] == outcome["xcom"]("example_notetaker", "find_conversation")
+    assert row["segments"]
+    asked = [entry for entry in outcome["books"]["entries"] if entry["operation"] == "request_notetaker"]
+    assert len(asked) == 1
+
+
+def test_no_token_or_text_is_in_logs_or_database(outcome):
+    said = [row["segments"][0]["text"] for row in rows_of(outcome["xcom"]("example_notetaker", "land_transcript"))]
+    secrets = [REST_TOKEN, CASEY_TOKEN, "signature=", "switchboard last week", *said]
+    left = [path for path in (outcome["folder"] / "airflow").rglob("*") if path.is_file()]
+    assert any(path.suffix == ".db" for path in left)
+    assert any(path.name == "attempt=1.log" for path in left)
+    for path in left:
+        content = path.read_bytes()
+        found = [secret for secret in secrets if secret.encode() in content]
+        assert not found, f"{path} has {found}"
+
+
+def test_few_requests_are_refused_by_the_limit_and_none_is_lost_by_that(outcome):
+    # Tasks and triggerer are processes of their own, each with its pace, so that some may be refused.
+    asked = [entry for entry in outcome["books"]["entries"] if entry["api"] == "dstny_rest"]
+    refused = [entry for entry in asked if entry["status"] == 429]
+    assert len(refused) < len(asked) / 4
