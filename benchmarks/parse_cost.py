@@ -13,17 +13,21 @@ import subprocess
 import sys
 
 RUNS = 10
+OPERATORS_AND_SENSORS = (
+    "airflow_provider_dstny.operators.agents",
+    "airflow_provider_dstny.operators.conversations",
+    "airflow_provider_dstny.operators.notetaker",
+    "airflow_provider_dstny.sensors.conversations",
+    "airflow_provider_dstny.sensors.transcripts",
+    "airflow_provider_dstny.transfers.object_storage",
+)
 CANDIDATES = {
-    "airflow-provider-dstny: operators and sensors": (
-        "airflow_provider_dstny.operators.agents",
-        "airflow_provider_dstny.operators.conversations",
-        "airflow_provider_dstny.sensors.transcripts",
-    ),
-    "the same and the hook": (
-        "airflow_provider_dstny.operators.agents",
-        "airflow_provider_dstny.operators.conversations",
-        "airflow_provider_dstny.sensors.transcripts",
+    "airflow-provider-dstny: operators and sensors": OPERATORS_AND_SENSORS,
+    "the same and the hooks": (
+        *OPERATORS_AND_SENSORS,
         "airflow_provider_dstny.hooks.dstny",
+        "airflow_provider_dstny.hooks.dstny_rest",
+        "airflow_provider_dstny.hooks.tellcasey",
     ),
     "http provider: operator and sensor": (
         "airflow.providers.http.operators.http",

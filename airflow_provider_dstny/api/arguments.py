@@ -23,6 +23,28 @@ def check_positive(name: str, value: object, up_to: float) -> None:
         raise DstnyValidationError(None, f"{name} must be a positive number up to {up_to:g}, not {value!r}.")
 
 
+def text_param(name: str, value: str | None) -> Iterator[tuple[str, str]]:
+    """Write an id or a choice, which says nothing when it is empty."""
+    if value is not None:
+        if not isinstance(value, str) or not value.strip():
+            raise DstnyValidationError(None, f"{name} must be a text that is not empty.")
+        yield name, value.strip()
+
+
+def choice_param(name: str, value: str | None, choices: Sequence[str]) -> Iterator[tuple[str, str]]:
+    if value is not None:
+        if value not in choices:
+            raise DstnyValidationError(None, f"{name} must be one of {', '.join(choices)}, not {value!r}.")
+        yield name, value
+
+
+def limit_param(limit: int, up_to: int) -> Iterator[tuple[str, str]]:
+    """Write the number of rows of a page."""
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= up_to:
+        raise DstnyValidationError(None, f"limit must be 1 to {up_to}, not {limit!r}.")
+    yield "limit", str(limit)
+
+
 def scalar_param(name: str, value: str | None) -> Iterator[tuple[str, str]]:
     if value is not None:
         yield name, value

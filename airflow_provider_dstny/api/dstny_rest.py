@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, get_args
 
+from airflow_provider_dstny.api.arguments import boolean_param, choice_param, limit_param, text_param
 from airflow_provider_dstny.api.client import ApiClient
 from airflow_provider_dstny.api.creation import read_created
 from airflow_provider_dstny.api.errors import DstnyResponseError, DstnyScopeError, DstnyValidationError
@@ -116,8 +117,6 @@ class DstnyRestClient(ApiClient):
         :param user_id: the user of the conversation.
         :param department_id: its department.
         """
-        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= PAGE_SIZE:
-            raise DstnyValidationError(None, f"limit must be 1 to {PAGE_SIZE}, not {limit!r}.")
         filters = _filters(date_from, date_to, medium, user_id, department_id)
         return (yield from self._page(cursor, filters, limit))
 
@@ -151,11 +150,11 @@ class DstnyRestClient(ApiClient):
         :param include_transcript: with its transcript as the API stores it; scope ``transcripts``.
         :param include_insights: with its insights; scope ``insights``.
         """
-        included = {"include_transcript": include_transcript, "include_insights": include_insights}
-        for name, value in included.items():
-            if not isinstance(value, bool):
-                raise DstnyValidationError(None, f"{name} must be True or False, not {value!r}.")
-        params = [(name, "true") for name, value in included.items() if value]
+        # Left out when False: some servers read any text as true.
+        params = [
+            *boolean_param("include_transcript", include_transcript or None),
+            *boolean_param("include_insights", include_insights or None),
+        ]
         body = yield self.request("get_conversation", params=params, conversation_id=conversation_id)
         return RestConversation.read(body)
 
@@ -202,12 +201,12 @@ class DstnyRestClient(ApiClient):
 
         :param token_id: only those of one API token.
         """
-        params = list(_given(token_id=token_id))
+        params = list(text_param("token_id", token_id))
         body = yield self.request("list_webhook_deliveries", params=params)
         return [WebhookDelivery.read(row) for row in listed(body, "deliveries")]
 
     def _page(self, cursor: str | None, filters: Mapping[str, str], limit: int) -> Steps[RestConversationPage]:
-        params = [*_given(cursor=cursor), ("limit", str(limit)), *filters.items()]
+        params = [*text_param("cursor", cursor), *limit_param(limit, PAGE_SIZE), *filters.items()]
         return RestConversationPage.from_answer((yield self.request("list_conversations", params=params)))
 
 
@@ -266,25 +265,13 @@ def _filters(
     since, until = aware_time("date_from", date_from), aware_time("date_to", date_to)
     if since is not None and until is not None and until < since:
         raise DstnyValidationError(None, "date_to must not be before date_from.")
-    if medium is not None and medium not in get_args(Medium):
-        raise DstnyValidationError(None, f"medium must be one of {', '.join(get_args(Medium))}.")
     oldest = datetime.now(UTC) - timedelta(days=LISTED_DAYS)
     if (since or until or oldest) < oldest - timedelta(hours=1):
         _log.warning("The API lists conversations of the last %d days only: earlier ones are missing", LISTED_DAYS)
-    return dict(
-        _given(
-            date_from=since and iso_time(since),
-            date_to=until and iso_time(until),
-            medium=medium,
-            user_id=user_id,
-            department_id=department_id,
-        )
-    )
-
-
-def _given(**params: Any) -> Iterator[tuple[str, str]]:
-    for name, value in params.items():
-        if value is not None:
-            if not isinstance(value, str) or not value.strip():
-                raise DstnyValidationError(None, f"{name} must be a text that is not empty.")
-            yield name, value
+    return {
+        **({"date_from": iso_time(since)} if since is not None else {}),
+        **({"date_to": iso_time(until)} if until is not None else {}),
+        **dict(choice_param("medium", medium, get_args(Medium))),
+        **dict(text_param("user_id", user_id)),
+        **dict(text_param("department_id", department_id)),
+    }

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, get_args
 
+from airflow_provider_dstny.api.arguments import choice_param, limit_param, text_param
 from airflow_provider_dstny.api.client import ApiClient
-from airflow_provider_dstny.api.errors import DstnyResponseError, DstnyValidationError
-from airflow_provider_dstny.api.ids import encode_id
+from airflow_provider_dstny.api.errors import DstnyResponseError
 from airflow_provider_dstny.api.iteration import Findings, iteration
 from airflow_provider_dstny.api.models.base import unwrap
 from airflow_provider_dstny.api.models.tellcasey import CaseyConversation, CaseyConversationPage, ConversationStatus
@@ -58,11 +58,13 @@ class TellcaseyClient(ApiClient):
         :param after: ``next_cursor`` of another page.
         :param before: ``prev_cursor`` of another page.
         """
-        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= PAGE_SIZE:
-            raise DstnyValidationError(None, f"limit must be 1 to {PAGE_SIZE}, not {limit!r}.")
-        cursors = {"after": after, "before": before}
-        params = {**_filters(status, agent_id), "limit": str(limit), **{k: v for k, v in cursors.items() if v}}
-        return CaseyConversationPage.from_answer((yield self.request("list_conversations", params=params.items())))
+        params = [
+            *_filters(status, agent_id).items(),
+            *limit_param(limit, PAGE_SIZE),
+            *text_param("after", after),
+            *text_param("before", before),
+        ]
+        return CaseyConversationPage.from_answer((yield self.request("list_conversations", params=params)))
 
     @iteration
     def iter_conversations(
@@ -107,8 +109,7 @@ class _Conversations(Source[CaseyConversation]):
 
 
 def _filters(status: str | None, agent_id: str | None) -> dict[str, Any]:
-    if status is not None and status not in get_args(ConversationStatus):
-        raise DstnyValidationError(None, f"status must be one of {', '.join(get_args(ConversationStatus))}.")
-    if agent_id is not None:
-        encode_id(agent_id, "agent_id")
-    return {name: value for name, value in (("status", status), ("agent_id", agent_id)) if value is not None}
+    return {
+        **dict(choice_param("status", status, get_args(ConversationStatus))),
+        **dict(text_param("agent_id", agent_id)),
+    }
