@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -19,6 +21,23 @@ from airflow_provider_dstny.simulator.dstny import DstnyState
 from airflow_provider_dstny.simulator.rest import SCOPES, RestState
 from airflow_provider_dstny.simulator.samples import NotReady
 from airflow_provider_dstny.simulator.tellcasey import TellcaseyState
+
+
+class _Server(uvicorn.Server):
+    """Ends as soon as it is told; its base class looks for that ten times a second, which tests would wait for."""
+
+    _loop: asyncio.AbstractEventLoop | None = None
+
+    async def main_loop(self) -> None:
+        self._told, self._loop = asyncio.Event(), asyncio.get_running_loop()
+        while not await self.on_tick(0):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._told.wait(), 0.1)
+
+    def end(self) -> None:
+        self.should_exit = self.force_exit = True
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._told.set)
 
 
 class Simulator:
@@ -123,7 +142,7 @@ class Simulator:
             connections=connections,
             clock=clock,
         )
-        self._server = uvicorn.Server(
+        self._server = _Server(
             uvicorn.Config(
                 self.app.asgi,
                 http=connections.protocol(),
@@ -154,7 +173,7 @@ class Simulator:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._server.should_exit = self._server.force_exit = True
         if self._thread is not None:
+            self._server.end()
             self._thread.join()
         self._socket.close()
