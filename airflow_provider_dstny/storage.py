@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow_provider_dstny.api.errors import DstnyValidationError
@@ -17,8 +19,12 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
+_PARTIAL = re.compile(r"\..+\.[0-9a-f]{12}\.partial")
+#: No task writes one file for longer, in seconds.
+_LEFTOVER_AGE = 2 * 86400
 #: One row of a file, counted from 1.
 ROW_REFERENCE = re.compile(r"(?P<path>.+\.(?:csv|jsonl))#(?P<row>[1-9]\d{0,8})")
+_DOCUMENTS = {".json": "JSON", ".yaml": "YAML", ".yml": "YAML"}
 
 
 def storage_path(path: str | ObjectStoragePath) -> ObjectStoragePath:
@@ -31,20 +37,45 @@ def storage_path(path: str | ObjectStoragePath) -> ObjectStoragePath:
     try:
         target = ObjectStoragePath(path)
         target.fs  # noqa: B018 - resolves the scheme
-    except (ValueError, ImportError) as error:
-        raise DstnyValidationError(None, f"{path} cannot be used: {error}.") from None
+    except (ValueError, TypeError, ImportError) as error:
+        raise DstnyValidationError(None, f"The path {path!r} cannot be used: {error}.") from None
+    if not str(path).strip():
+        raise DstnyValidationError(None, "The path is empty.")
     return target
 
 
+def storage_folder(path: str | ObjectStoragePath) -> ObjectStoragePath:
+    """Return the path of a folder, which need not exist, after removing what killed tasks left in it.
+
+    :raises DstnyValidationError: it is a file, or nothing is installed for its scheme.
+    """
+    folder = storage_path(path)
+    if folder.is_file():
+        raise DstnyValidationError(None, f"{path} is a file; it must be a folder.")
+    remove_leftovers(folder)
+    return folder
+
+
+def remove_leftovers(folder: ObjectStoragePath) -> None:
+    """Remove partial files that nobody can be writing any more. What cannot be looked at or removed stays."""
+    oldest = time.time() - _LEFTOVER_AGE
+    with suppress(OSError, NotImplementedError, AttributeError):
+        for file in folder.iterdir() if folder.exists() else ():
+            if _PARTIAL.fullmatch(file.name) and file.stat().st_mtime < oldest:
+                file.unlink()
+
+
 class PartialFile:
-    """A file on its way, under a hidden name until it is kept. A context manager: what is not kept is removed.
+    """A file on its way, under a hidden name of its own until it is kept, so that two tasks never write into one.
+
+    A context manager: what is not kept is removed.
 
     :param folder: created if it does not exist.
     """
 
     def __init__(self, folder: ObjectStoragePath, name: str) -> None:
         self._folder = folder
-        self._path = folder / f".{name}.partial"
+        self._path = folder / f".{name}.{token_hex(6)}.partial"
         self._bytes: Any = None
         self._kept = False
 
@@ -88,6 +119,7 @@ def write_jsonl(path: str | ObjectStoragePath, rows: Iterable[Mapping[str, Any]]
     target = storage_path(path)
     if target.is_dir():
         raise DstnyValidationError(None, f"{path} is a folder; it must be a file.")
+    remove_leftovers(target.parent)
     count = 0
     with PartialFile(target.parent, target.name) as file:
         for row in rows:
@@ -114,6 +146,21 @@ def count_rows(path: str | ObjectStoragePath) -> int:
     :raises DstnyValidationError: there is no such file, or it cannot be read as what it is called.
     """
     return sum(1 for _ in _rows(storage_path(path)))
+
+
+def read_rows(path: str | ObjectStoragePath) -> list[Any]:
+    """Return the rows of a ``.csv`` or ``.jsonl`` file, or the list that a ``.json`` or ``.yaml`` file is.
+
+    Cells of a CSV file are text, and an empty cell is no value.
+
+    :raises DstnyValidationError: there is no such file, or it cannot be read as what it is called.
+    """
+    file = storage_path(path)
+    if file.suffix in _DOCUMENTS:
+        return _read_document(file)
+    if file.suffix not in {".csv", ".jsonl"}:
+        raise DstnyValidationError(None, f"{path} must end in .csv, .jsonl, .json, .yaml or .yml.")
+    return [row for row, _ in _rows(file)]
 
 
 def read_row(reference: str) -> dict[str, Any]:
@@ -162,5 +209,31 @@ def _rows(path: ObjectStoragePath) -> Iterator[tuple[Any, int]]:
         problem = f"is not UTF-8 after line {line}"
     except (ValueError, RecursionError, csv.Error):
         problem = f"cannot be read {'' if path.suffix == '.csv' else 'as JSON Lines '}at line {max(line, 1)}"
+    # Raised here, because those errors carry the text of the file.
+    raise DstnyValidationError(None, f"{path} {problem}.")
+
+
+def _read_document(path: ObjectStoragePath) -> list[Any]:
+    # Comes with Airflow.
+    import yaml
+
+    kind = _DOCUMENTS[path.suffix]
+    try:
+        text = path.fs.read_text(path.path, encoding="utf-8-sig")
+        document = json.loads(text) if kind == "JSON" else yaml.safe_load(text)
+    except FileNotFoundError:
+        problem = "does not exist"
+    except (IsADirectoryError, NotADirectoryError):
+        problem = "is not a file"
+    except UnicodeDecodeError:
+        problem = "is not UTF-8"
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        line = getattr(error, "lineno", 0) if line is None else line + 1
+        problem = f"cannot be read as {kind}{f' at line {line}' if line else ''}"
+    else:
+        if isinstance(document, list):
+            return document
+        problem = "must be a list of objects"
     # Raised here, because those errors carry the text of the file.
     raise DstnyValidationError(None, f"{path} {problem}.")

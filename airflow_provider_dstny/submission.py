@@ -27,33 +27,39 @@ def send_once(
     body: Mapping[str, Any],
     *,
     send: Callable[[], str],
-    find: Callable[[], str | None],
+    find: Callable[[], str | None] | None,
     resubmit_ambiguous: bool,
 ) -> str:
     """Send something unless an earlier try did; return its id.
 
     :param what: its name in messages.
     :param body: what tells it from another, and from its corrected self.
-    :param find: looks for what an earlier try sent without a usable answer.
+    :param find: looks for what an earlier try sent without a usable answer; None where the API shows no such list.
     :param resubmit_ambiguous: send again when it cannot be found.
     :raises DstnyAmbiguousError: an earlier try may have sent it and it cannot be found.
     """
     fingerprint = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     store = context.get("task_state_store")
     record = _record(context)
+    if find is None and not record.get("id") and record.get("max_tries") != context["ti"].max_tries:
+        # Somebody cleared the task after having looked, which nobody else can.
+        record = {}
     earlier = record.get("sent") == fingerprint
     if earlier:
-        sent_id = record.get("id") or find()
+        sent_id = record.get("id") or (find() if find is not None else None)
         if sent_id:
             _log.info("An earlier try sent %s: re-attaching", what)
             _remember(context, fingerprint, sent_id)
             return str(sent_id)
         if not resubmit_ambiguous:
-            raise DstnyAmbiguousError(
-                f"An earlier try sent {what} without a usable answer, and it cannot be found (yet). Check in Dstny, or "
-                "clear this task in some minutes so that it looks again. To send it again at the risk of a duplicate, "
-                "set resubmit_ambiguous=True."
+            advice = (
+                "the API does not tell whether it arrived. Check in Dstny: mark this task as success if it did, or "
+                "clear it to send it again."
+                if find is None
+                else "it cannot be found (yet). Check in Dstny, or clear this task in some minutes so that it looks "
+                "again. To send it again at the risk of a duplicate, set resubmit_ambiguous=True."
             )
+            raise DstnyAmbiguousError(f"An earlier try sent {what} without a usable answer, and {advice}")
         _log.warning("Sending %s again: an earlier try may have arrived", what)
     elif store is None and context["ti"].try_number > 1:
         _log.warning(

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 
 from airflow_provider_dstny.api.errors import DstnyError
 
 if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import XComArg
+
     from airflow_provider_dstny.hooks.base import DstnyBaseHook
+
+    #: One id or many, or the output of a task that returns them.
+    ConversationIds: TypeAlias = str | int | Sequence[str | int] | XComArg
 
 
 class DstnyHookMixin:

@@ -44,18 +44,24 @@ _our_request: ContextVar[bool] = ContextVar("airflow_provider_dstny_request", de
 
 
 class _WithoutQuery(logging.Filter):
-    """httpx logs the whole URL of a request; the query of ours may be a signature, or a search for somebody."""
+    """httpx logs the whole URL of a request; the query of ours may be a signature, or a search for somebody.
+
+    What lies below httpx logs headers, where a redirect has its URL: of our requests, that is left out.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if _our_request.get() and isinstance(record.args, tuple):
+        if not _our_request.get():
+            return True
+        if isinstance(record.args, tuple):
             record.args = tuple(
-                argument.copy_with(query=None) if isinstance(argument, httpx.URL) else argument
+                argument.copy_with(query=None, userinfo=b"") if isinstance(argument, httpx.URL) else argument
                 for argument in record.args
             )
-        return True
+        return not record.name.startswith("httpcore")
 
 
-logging.getLogger("httpx").addFilter(_WithoutQuery())
+for _name in ("httpx", *(f"httpcore.{part}" for part in ("connection", "http11", "http2", "proxy", "socks"))):
+    logging.getLogger(_name).addFilter(_WithoutQuery())
 
 
 @contextmanager
@@ -276,7 +282,7 @@ class ApiClient:
             # The message of an error may hold the URL, and that a signature.
             failure = DstnyConnectionError(f"The connection to {host} broke ({type(error).__name__}). A retry is safe.")
         if failure is not None:
-            raise failure
+            raise failure from None
 
     def _http_options(self) -> dict[str, Any]:
         return {

@@ -23,7 +23,7 @@ from airflow_provider_dstny.api.errors import (
     DstnyTimeoutError,
 )
 
-#: Further attempts without a single new byte; one that made progress starts the count anew.
+#: Further attempts that got no further than the one that got furthest; one that did starts the count anew.
 _FRUITLESS = 5
 #: A signed URL has run out, or what it points to has moved.
 _EXPIRED = frozenset({400, 401, 403, 404, 410})
@@ -40,6 +40,9 @@ _SUFFIXES = {
     "video/webm": ".webm",
 }
 _UNTELLING = frozenset({"", "application/octet-stream", "binary/octet-stream"})
+_MEDIA = re.compile(r"(?:audio|video)/.+|application/(?:ogg|mp4)")
+#: With these, a position in the bytes is none in the file.
+_COMPRESSED = re.compile(r"\b(?:gzip|x-gzip|compress|deflate|br|zstd)\b", re.IGNORECASE)
 
 _log = logging.getLogger(__name__)
 
@@ -69,6 +72,7 @@ class Download:
         self._total: int | None = None
         self._validator = ""
         self._fruitless = 0
+        self._furthest = 0
         self.size = 0
         self.content_type = ""
 
@@ -94,13 +98,12 @@ class Download:
 
     def suffix(self) -> str:
         """Return how the name of the file should end, by its content type, else by its URL."""
-        kind = self.content_type.partition(";")[0].strip().lower()
+        kind = _kind(self.content_type)
         by_url = PurePosixPath(urlsplit(self._url).path).suffix.lower()
         known = by_url if re.fullmatch(r"\.[a-z0-9]{1,5}", by_url) else ".bin"
         return known if kind in _UNTELLING else _SUFFIXES.get(kind) or mimetypes.guess_extension(kind) or known
 
     def _attempt(self) -> None:
-        before = self.size
         self._url = self._url or self._find_url()
         try:
             with self._client.open_url(self._url, self._range()) as opened:
@@ -109,46 +112,61 @@ class Download:
                     self._target.write(piece)
                     self.size += len(piece)
         finally:
-            self._fruitless = 0 if self.size > before else self._fruitless + 1
-        if self._total is not None and self.size < self._total:
-            raise DstnyConnectionError(f"{self._name} ended after {self.size} of {self._total} bytes.")
+            self._fruitless = 0 if self.size > self._furthest else self._fruitless + 1
+            self._furthest = max(self.size, self._furthest)
+        if self._total is not None and self.size != self._total:
+            cause = f"{self._name} ended after {self.size} of {self._total} bytes."
+            if self.size > self._total:
+                self._start_over()
+            raise DstnyConnectionError(cause)
         if not self.size:
             raise DstnyResponseError(f"{self._name} is empty. A retry helps only if it is not there yet.")
 
     def _range(self) -> Mapping[str, str]:
-        if not self.size:
+        if not (self.size and self._validator):
+            # Without a validator, what follows may be of another file.
             return {}
-        # Without a validator, _begin compares the sizes.
-        return {"Range": f"bytes={self.size}-", **({"If-Range": self._validator} if self._validator else {})}
+        return {"Range": f"bytes={self.size}-", "If-Range": self._validator}
 
     def _begin(self, opened: Opened) -> None:
         """Find out what follows: the rest, the whole file again, or no file at all."""
         headers = opened.headers
         if opened.status == 206:
-            told = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("content-range", ""))
-            total = int(told[2]) if told and told[2].isdecimal() else self._total
-            if told is None or int(told[1]) != self.size or total != self._total:
+            told = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", headers.get("content-range", ""))
+            total = int(told[2]) if told and told[2] != "*" else None
+            if told is None or int(told[1]) != self.size or (self._total or total) != (total or self._total):
                 self._start_over()
                 raise DstnyConnectionError(f"{self._name} was not resumed where it ended.")
-            return
-        if opened.status != 200:
+            self._total = total or self._total
+        elif opened.status == 200:
+            if self.size:
+                _log.info("%s cannot be resumed, it starts from its beginning", self._name)
+                self._start_over()
+            length = headers.get("content-length", "")
+            self._total = int(length) if re.fullmatch(r"\d{1,18}", length) else None
+        else:
             self._refused(opened.status)
-        if headers.get("content-type", "").startswith("text/html") or headers.get("content-encoding"):
-            raise DstnyResponseError(
-                f"{self._name}: its host answered with a web page or an encoded file. A retry fails the same way."
-            )
-        if self.size:
-            _log.info("%s cannot be resumed, it starts from its beginning", self._name)
-            self._start_over()
-        length = headers.get("content-length", "")
-        self._total = int(length) if length.isdecimal() else None
-        etag = headers.get("etag", "")
-        self._validator = etag if etag and not etag.startswith("W/") else headers.get("last-modified", "")
+        if not self.size:
+            self._introduce(headers)
+
+    def _introduce(self, headers: Mapping[str, str]) -> None:
+        """Take note of what the first bytes are the beginning of."""
         self.content_type = headers.get("content-type", "")
+        kind = _kind(self.content_type)
+        if (kind not in _UNTELLING and not _MEDIA.fullmatch(kind)) or _COMPRESSED.search(
+            headers.get("content-encoding", "")
+        ):
+            raise DstnyResponseError(
+                f"{self._name}: its host answered with a page, a message or a compressed file, not with a recording. "
+                "A retry fails the same way."
+            )
+        etag = headers.get("etag", "")
+        validator = etag if etag and not etag.startswith("W/") else headers.get("last-modified", "")
+        self._validator = validator if validator.isascii() and validator.isprintable() else ""
 
     def _start_over(self) -> None:
         self._target.restart()
-        self.size = 0
+        self.size, self._total = 0, None
 
     def _refused(self, status: int) -> None:
         message = f"{self._name}: its host does not hand it out."
@@ -171,3 +189,7 @@ class Download:
     def _tell(self, state: RetryCallState) -> None:
         wait = state.upcoming_sleep
         _log.warning("%s was cut after %d bytes; it goes on in %.1f s", self._name, self.size, wait)
+
+
+def _kind(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()

@@ -122,33 +122,33 @@ class DstnyClient(DirectoryOperations, AgentOperations):
         return str(created_id(request, (yield request), "conversation_id", "id"))
 
     @operation
-    def get_transcript(self, conversation_id: str) -> Steps[Transcript]:
+    def get_transcript(self, conversation_id: str | int) -> Steps[Transcript]:
         """*Get conversation transcript*. Before it exists, the API may also answer 404 (``DstnyNotFoundError``)."""
         body = yield self.request("get_transcript", conversation_id=conversation_id)
         return Transcript.from_answer(str(conversation_id), body)
 
     @operation
-    def get_insights(self, conversation_id: str) -> Steps[list[Any]]:
+    def get_insights(self, conversation_id: str | int) -> Steps[list[Any]]:
         """*Get conversation insights*, rows as the API sends them."""
         return rows((yield self.request("get_insights", conversation_id=conversation_id)))
 
     @operation
-    def get_ai_analytics(self, conversation_id: str) -> Steps[list[Any]]:
+    def get_ai_analytics(self, conversation_id: str | int) -> Steps[list[Any]]:
         """*Get conversation ai analytics*, rows as the API sends them."""
         return rows((yield self.request("get_ai_analytics", conversation_id=conversation_id)))
 
     @operation
-    def get_playbooks(self, conversation_id: str) -> Steps[list[Any]]:
+    def get_playbooks(self, conversation_id: str | int) -> Steps[list[Any]]:
         """*Get conversation playbooks*, rows as the API sends them."""
         return rows((yield self.request("get_playbooks", conversation_id=conversation_id)))
 
     @operation
-    def get_magic_variable_requests(self, conversation_id: str) -> Steps[list[Any]]:
+    def get_magic_variable_requests(self, conversation_id: str | int) -> Steps[list[Any]]:
         """*Get conversation magic variable requests*, rows as the API sends them."""
         return rows((yield self.request("get_magic_variable_requests", conversation_id=conversation_id)))
 
     @operation
-    def get_department_insights(self, conversation_id: str) -> Steps[list[Any]]:
+    def get_department_insights(self, conversation_id: str | int) -> Steps[list[Any]]:
         """*Get conversation department insights*, rows as the API sends them."""
         return rows((yield self.request("get_department_insights", conversation_id=conversation_id)))
 

@@ -91,7 +91,7 @@ class AgentOperations(ApiClient):
     def run_agent(
         self,
         agent_id: int,
-        conversation_id: str,
+        conversation_id: str | int,
         *,
         is_test_run: bool,
         force: bool = False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, get_args
@@ -10,7 +11,7 @@ from typing import Any, Literal, get_args
 from airflow_provider_dstny.api.arguments import boolean_param, choice_param, limit_param, text_param
 from airflow_provider_dstny.api.client import ApiClient
 from airflow_provider_dstny.api.creation import read_created
-from airflow_provider_dstny.api.errors import DstnyResponseError, DstnyScopeError, DstnyValidationError
+from airflow_provider_dstny.api.errors import DstnyScopeError, DstnyValidationError
 from airflow_provider_dstny.api.iteration import Findings, iteration
 from airflow_provider_dstny.api.models.rest import (
     Account,
@@ -39,6 +40,7 @@ PAGE_SIZE = 25
 #: How far back the list goes.
 LISTED_DAYS = 30
 
+_TIMESTAMP = re.compile(r"[12]\d{3}-\d\d-\d\dT")
 _log = logging.getLogger(__name__)
 
 ROUTES: Mapping[str, Route] = {
@@ -133,9 +135,9 @@ class DstnyRestClient(ApiClient):
         """Iterate over all conversations of the last 30 days that the filters of *List conversations* leave.
 
         A page is requested when its rows are asked for, 25 at a time. Each conversation comes once and none is
-        left out, however many share a time: where more of them do than fit on a page, they are listed by medium,
+        left out, however many share a time. Where more of them do than fit on a page, they are listed by medium,
         by user (active ones, and those seen) and by department (enabled ones, and those seen), which takes the
-        scopes ``users`` and ``departments``.
+        scopes ``users`` and ``departments``; a warning says so, since one that has none of these would be missing.
 
         :raises DstnyResponseError: the API's pages cannot be put together completely.
         """
@@ -143,7 +145,7 @@ class DstnyRestClient(ApiClient):
 
     @operation
     def get_conversation(
-        self, conversation_id: str, *, include_transcript: bool = False, include_insights: bool = False
+        self, conversation_id: str | int, *, include_transcript: bool = False, include_insights: bool = False
     ) -> Steps[RestConversation]:
         """*Get conversation* with summary and participants. Scope ``conversations``; counts against the daily quota.
 
@@ -159,7 +161,7 @@ class DstnyRestClient(ApiClient):
         return RestConversation.read(body)
 
     @operation
-    def get_transcript(self, conversation_id: str) -> Steps[Transcript]:
+    def get_transcript(self, conversation_id: str | int) -> Steps[Transcript]:
         """*Get transcript*. Scope ``transcripts``; counts against the daily quota.
 
         Before it exists, the API may also answer 404 (``DstnyNotFoundError``).
@@ -168,19 +170,19 @@ class DstnyRestClient(ApiClient):
         return Transcript.from_answer(str(conversation_id), body)
 
     @operation
-    def get_insights(self, conversation_id: str) -> Steps[list[Insight]]:
+    def get_insights(self, conversation_id: str | int) -> Steps[list[Insight]]:
         """*Get insights/topics*. Scope ``insights``; counts against the daily quota."""
         body = yield self.request("get_insights", conversation_id=conversation_id)
         return [Insight.read(row) for row in listed(body, "insights")]
 
     @operation
-    def get_recording_url(self, conversation_id: str) -> Steps[Recording]:
+    def get_recording_url(self, conversation_id: str | int) -> Steps[Recording]:
         """*Get recording URL*. Scope ``recordings``, and the token's setting ``include_recordings=true``."""
         body = yield self.request("get_recording_url", conversation_id=conversation_id)
         return Recording.read(body, conversation_id=str(conversation_id))
 
     @operation
-    def get_summary(self, conversation_id: str) -> Steps[Summary]:
+    def get_summary(self, conversation_id: str | int) -> Steps[Summary]:
         """*Get summary*. Scope ``conversations``; counts against the daily quota."""
         body = yield self.request("get_summary", conversation_id=conversation_id)
         return Summary.read(body, conversation_id=str(conversation_id))
@@ -221,6 +223,9 @@ class _Conversations(Source[RestConversation]):
     def page(self, cursor: str | None) -> Steps[Page[RestConversation]]:
         return (yield from self._fetch(cursor, self._filters))
 
+    def cursor_time(self, cursor: str) -> datetime | None:
+        return utc_time(cursor) if _TIMESTAMP.match(cursor) else None
+
     def moment(self, row: RestConversation) -> datetime | None:
         return utc_time(row.date)
 
@@ -250,9 +255,7 @@ class _Conversations(Source[RestConversation]):
 
     def _fetch(self, cursor: str | None, filters: Mapping[str, str]) -> Steps[Page[RestConversation]]:
         page = yield from self._client._page(cursor, filters, PAGE_SIZE)
-        if page.has_more and not page.next_cursor:
-            raise DstnyResponseError("The list of conversations says that it goes on, but not where.")
-        return Page(page.conversations, page.next_cursor if page.has_more else None)
+        return Page.read(page.raw, "conversations", page.conversations, page.has_more, page.next_cursor)
 
 
 def _filters(

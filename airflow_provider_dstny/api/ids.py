@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from urllib.parse import quote
 
 from airflow_provider_dstny.api.errors import DstnyValidationError
+
+#: What Python's lists, dicts and None look like as text, and ids never do.
+_RENDERED = re.compile(r"""[\[\]{}'",]|^\s*None\s*$""")
 
 
 def encode_id(value: object, name: str) -> str:
@@ -24,7 +28,7 @@ def encode_id(value: object, name: str) -> str:
         raise DstnyValidationError(None, f"{name} has characters that cannot be sent.") from None
 
 
-def unique_ids(values: str | int | Iterable[str | int], name: str) -> list[str]:
+def unique_ids(values: object, name: str) -> list[str]:
     """Return one id or many as a list of strings, in order, each once. None at all is an empty list.
 
     :raises DstnyValidationError: an id is neither a string nor an integer, or no id at all.
@@ -33,7 +37,15 @@ def unique_ids(values: str | int | Iterable[str | int], name: str) -> list[str]:
         values = [values]
     if not isinstance(values, Iterable):
         raise DstnyValidationError(None, f"{name} must be an id or a list of ids, not {type(values).__name__}.")
+    if isinstance(values, (bytes, bytearray, Mapping)):
+        raise DstnyValidationError(None, f"{name} must be an id or a list of ids, not {type(values).__name__}.")
     ids = list(values)
     for one in ids:
         encode_id(one, name)
+        if _RENDERED.search(str(one)):
+            raise DstnyValidationError(
+                None,
+                f"{name} has {str(one)[:40]!r}, which is no id but a list or a None that a template rendered to text: "
+                "set render_template_as_native_obj=True on the DAG, or give the output of the task itself.",
+            )
     return list(dict.fromkeys(str(one).strip() for one in ids))

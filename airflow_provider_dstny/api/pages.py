@@ -10,19 +10,21 @@ page, no cursor passes between them: they are listed by a window of time around 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeAlias, TypeVar
 
 from airflow_provider_dstny.api.errors import DstnyResponseError
 from airflow_provider_dstny.api.iteration import Findings, Found
 from airflow_provider_dstny.api.operation import Request, Steps
-from airflow_provider_dstny.api.times import iso_time, utc_time
+from airflow_provider_dstny.api.times import iso_time
 
 #: How far before a cursor to ask again: times are told in milliseconds, by some servers in whole seconds.
 _OVERLAPS = (timedelta(milliseconds=1), timedelta(seconds=1), timedelta(minutes=1))
-_STEP = _OVERLAPS[0]
+
+_log = logging.getLogger(__name__)
 #: Pages in a row without a new row, after which a listing counts as endless.
 _PATIENCE = 100
 
@@ -44,6 +46,21 @@ class Page(Generic[RowT]):
     rows: Sequence[RowT]
     next_cursor: str | None
 
+    @classmethod
+    def read(cls, body: Any, name: str, rows: Sequence[RowT], has_more: bool | None, next_cursor: str | None) -> Self:
+        """Make a page of an answer.
+
+        :param name: what the list is called in the answer's ``body``; null is an empty list.
+        :raises DstnyResponseError: there is no list, or it goes on without saying where.
+        """
+        if not isinstance(body, dict) or not isinstance(body.get(name, ()), list | None):
+            raise DstnyResponseError(
+                "The API's list of conversations has another form than is documented, so that it cannot be read."
+            )
+        if has_more and not next_cursor:
+            raise DstnyResponseError("The API's list of conversations says that it goes on, but not where.")
+        return cls(rows, None if has_more is False else next_cursor or None)
+
 
 class Source(Generic[RowT]):
     """What is walked: one listing of an API with a user's filters."""
@@ -55,8 +72,12 @@ class Source(Generic[RowT]):
         """Fetch the page of a cursor, the first one for None."""
         raise NotImplementedError
 
+    def cursor_time(self, cursor: str) -> datetime | None:
+        """Return the time that a cursor is, None for one that is known to tell rows of one time apart."""
+        return None
+
     def moment(self, row: RowT) -> datetime | None:
-        """Return the time that the listing is ordered by."""
+        """Return the time of a row by which the listing is ordered, as far as is known."""
         return None
 
     def window(self, since: datetime, until: datetime, filters: Mapping[str, str]) -> Steps[Page[RowT]]:
@@ -92,7 +113,7 @@ class _Walk(Generic[RowT]):
         self._untied: set[datetime] = set()
         #: Pages were seen to leave gaps, so that they are always asked for with an overlap.
         self._exclusive = False
-        self._overlap = _STEP
+        self._overlap = _OVERLAPS[0]
         #: Which way lies before a cursor: later for newest first, earlier for oldest first.
         self._before: int | None = None
 
@@ -121,61 +142,82 @@ class _Walk(Generic[RowT]):
 
     def _follow(self, last: Page[RowT], cursor: str) -> _Walking[RowT]:
         """Return the next page that leaves no gap after the ``last`` one."""
-        moment = utc_time(cursor)
-        if moment is None or not last.rows:
-            # An opaque cursor knows the row where it stands, so that no tie can hide behind it.
+        moment = self._source.cursor_time(cursor)
+        if moment is None:
             return (yield from self._read(self._source.page(cursor)))
+        if not last.rows:
+            # There is no row to join: a tie that begins here is caught by the overlap alone.
+            begin = moment + (self._before or 0) * self._overlap
+            return (yield from self._read(self._source.page(iso_time(begin))))
         if not self._exclusive:
             page = yield from self._read(self._source.page(cursor))
-            if self._joins(last, page, moment):
+            if _joins(last, page):
                 return page
             self._exclusive = True
-        for overlap in _OVERLAPS:
+        for overlap in _OVERLAPS[_OVERLAPS.index(self._overlap) :]:
             for before in self._directions(last):
                 page = yield from self._read(self._source.page(iso_time(moment + before * overlap)))
-                if self._joins(last, page, moment):
-                    self._before, self._overlap = before, max(overlap, self._overlap)
+                if _joins(last, page):
+                    self._before, self._overlap = before, overlap
+                    return page
+        # The row at the cursor may have gone, or the cursor may mean something else: begin at a row that was seen.
+        for row in (last.rows[-1], last.rows[len(last.rows) // 2]):
+            if (seen_at := self._source.moment(row)) is None:
+                continue
+            for before in self._directions(last):
+                page = yield from self._read(self._source.page(iso_time(seen_at + before * self._overlap)))
+                if _joins(last, page):
                     return page
         raise DstnyResponseError(
             f"The listing has a gap at {cursor}: what follows does not join what came before, so that rows may be "
             "missing. They may have been deleted just now; a retry tells."
         )
 
-    def _joins(self, last: Page[RowT], page: Page[RowT], moment: datetime) -> bool:
-        """Tell whether nothing can lie between two pages: they share a row, or the time at which the first ended."""
-        keys = {_key(row) for row in last.rows}
-        ended_there = moment in map(self._source.moment, last.rows)
-        return any(_key(row) in keys or (ended_there and self._source.moment(row) == moment) for row in page.rows)
-
     def _untie(self, page: Page[RowT], cursor: str) -> _Walking[RowT]:
         """Get past a cursor that leads to itself, because the rows of its moment fill a page."""
-        moment = utc_time(cursor)
+        moment = self._source.cursor_time(cursor)
         if moment is None or moment in self._untied:
             raise DstnyResponseError(f"The listing makes no progress at {cursor}: its pages repeat.")
         self._untied.add(moment)
-        yield from self._list_window(moment, {}, self._source.splits)
+        # Twice, so that it covers the neighbours whether the filters are inclusive or exclusive.
+        around = 2 * self._overlap
+        if not all(_near(self._source.moment(row), moment, around) for row in page.rows):
+            # No tie that can be seen: the page may have come twice by mistake.
+            return (yield from self._follow(page, cursor))
+        listed: set[str] = set()
+        yield from self._list_window(moment - around, moment + around, {}, self._source.splits, listed)
+        if not listed.issuperset(map(_key, page.rows)):
+            raise DstnyResponseError(f"The listing makes no progress at {cursor}, and its filters do not show why.")
         for before in self._directions(page):
             beyond = yield from self._read(self._source.page(iso_time(moment - before * self._overlap)))
             if beyond.next_cursor not in self._cursors:
                 return beyond
         return beyond
 
-    def _list_window(self, moment: datetime, filters: Mapping[str, str], splits: Sequence[str]) -> Findings[RowT]:
-        """Hand out all rows around a moment, split by further filters as far as they do not fit on one page."""
-        # Twice, so that it covers the neighbours whether the filters are inclusive or exclusive.
-        around = 2 * self._overlap
-        page = yield from self._read(self._source.window(moment - around, moment + around, filters))
+    def _list_window(
+        self, since: datetime, until: datetime, filters: Mapping[str, str], splits: Sequence[str], listed: set[str]
+    ) -> Findings[RowT]:
+        """Hand out all rows between two times, split by further filters as far as they do not fit on one page."""
+        page = yield from self._read(self._source.window(since, until, filters))
+        listed.update(map(_key, page.rows))
         if page.next_cursor is None:
             return
         for position, name in enumerate(splits, 1):
             values = yield from self._source.split_values(name, page.rows)
             if values is not None:
+                _log.warning(
+                    "More conversations than fit on a page share the time %s: they are listed by %s, so that one "
+                    "whose %s is none of the known would be missing",
+                    iso_time(since + (until - since) / 2),
+                    name,
+                    name,
+                )
                 for value in values:
-                    yield from self._list_window(moment, {**filters, name: value}, splits[position:])
+                    yield from self._list_window(since, until, {**filters, name: value}, splits[position:], listed)
                 return
         raise DstnyResponseError(
-            f"More conversations than fit on one page share the time {iso_time(moment)}, and no filter tells them "
-            "apart, so that some cannot be listed. A retry fails the same way."
+            f"More conversations than fit on one page share the time {iso_time(since + (until - since) / 2)}, and no "
+            "filter tells them apart, so that some cannot be listed. A retry fails the same way."
         )
 
     def _directions(self, page: Page[RowT]) -> Sequence[int]:
@@ -186,5 +228,14 @@ class _Walk(Generic[RowT]):
         return (-1, 1) if moments and moments[0] < moments[-1] else (1, -1)
 
 
+def _joins(last: Page[RowT], page: Page[RowT]) -> bool:
+    """Tell whether two pages share a row, so that nothing can lie between them."""
+    return not {_key(row) for row in last.rows}.isdisjoint(map(_key, page.rows))
+
+
+def _near(moment: datetime | None, other: datetime, distance: timedelta) -> bool:
+    return moment is not None and abs(moment - other) <= distance
+
+
 def _key(row: Row) -> str:
-    return str(row.id) if row.id is not None else json.dumps(row.raw, sort_keys=True, default=str)
+    return str(row.id) if row.id not in (None, "") else json.dumps(row.raw, sort_keys=True, default=str)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any, get_args
 
 from airflow_provider_dstny.api.arguments import choice_param, limit_param, text_param
 from airflow_provider_dstny.api.client import ApiClient
-from airflow_provider_dstny.api.errors import DstnyResponseError
 from airflow_provider_dstny.api.iteration import Findings, iteration
 from airflow_provider_dstny.api.models.base import unwrap
 from airflow_provider_dstny.api.models.tellcasey import CaseyConversation, CaseyConversationPage, ConversationStatus
 from airflow_provider_dstny.api.models.transcripts import Transcript
 from airflow_provider_dstny.api.operation import Route, Steps, operation
 from airflow_provider_dstny.api.pages import Page, Source, walk
-from airflow_provider_dstny.api.times import utc_time
 
 #: Rows of a page, at the most.
 PAGE_SIZE = 100
@@ -79,13 +76,13 @@ class TellcaseyClient(ApiClient):
         return walk(_Conversations(self, _filters(status, agent_id)))
 
     @operation
-    def get_conversation(self, conversation_id: str) -> Steps[CaseyConversation]:
+    def get_conversation(self, conversation_id: str | int) -> Steps[CaseyConversation]:
         """*Get a single conversation by ID*, with its status, properties and path."""
         body = yield self.request("get_conversation", conversation_id=conversation_id)
         return CaseyConversation.read(unwrap(body)).model_copy(update={"raw": body})
 
     @operation
-    def get_transcript(self, conversation_id: str) -> Steps[Transcript]:
+    def get_transcript(self, conversation_id: str | int) -> Steps[Transcript]:
         """*Get the transcript for a conversation*. It grows until the conversation is ``completed``."""
         body = yield self.request("get_transcript", conversation_id=conversation_id)
         return Transcript.from_answer(str(conversation_id), body)
@@ -100,12 +97,7 @@ class _Conversations(Source[CaseyConversation]):
 
     def page(self, cursor: str | None) -> Steps[Page[CaseyConversation]]:
         page = yield from self._client.list_conversations.steps(**self._filters, limit=PAGE_SIZE, after=cursor)
-        if page.has_more and not page.next_cursor:
-            raise DstnyResponseError("The list of conversations says that it goes on, but not where.")
-        return Page(page.conversations, page.next_cursor if page.has_more else None)
-
-    def moment(self, row: CaseyConversation) -> datetime | None:
-        return utc_time(row.started_at)
+        return Page.read(page.raw, "data", page.conversations, page.has_more, page.next_cursor)
 
 
 def _filters(status: str | None, agent_id: str | None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_dstny.api.models.agents import AgentRun
+    from airflow_provider_dstny.tasks import ConversationIds
 
 
 class DstnyRunAgentOperator(DstnyHookMixin, BaseOperator):
@@ -50,7 +51,7 @@ class DstnyRunAgentOperator(DstnyHookMixin, BaseOperator):
         self,
         *,
         agent_id: int | str,
-        conversation_ids: str | Sequence[str],
+        conversation_ids: ConversationIds,
         is_test_run: bool | str,
         force: bool = False,
         output_path: str | None = None,

@@ -12,7 +12,7 @@ from airflow_provider_dstny.tasks import DstnyHookMixin, final_errors_fail
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.common.compat.sdk import Context, XComArg
 
     from airflow_provider_dstny.api.models.rest import Notetaker, NotetakerRequest
 
@@ -49,10 +49,10 @@ class DstnyRequestNotetakerOperator(DstnyHookMixin, BaseOperator):
     def __init__(
         self,
         *,
-        meeting_url: str,
-        meeting_title: str | None = None,
-        meeting_start_time: datetime | str | None = None,
-        meeting_end_time: datetime | str | None = None,
+        meeting_url: str | XComArg,
+        meeting_title: str | XComArg | None = None,
+        meeting_start_time: datetime | str | XComArg | None = None,
+        meeting_end_time: datetime | str | XComArg | None = None,
         meeting_platform: str | None = None,
         dstny_conn_id: str = "dstny_rest_default",
         resubmit_ambiguous: bool = False,
@@ -81,10 +81,11 @@ class DstnyRequestNotetakerOperator(DstnyHookMixin, BaseOperator):
 
                 notetaker_id = send_once(
                     context,
-                    "this notetaker",
-                    request.to_json(),
+                    "a notetaker",
+                    # Title and times may come of a template that renders anew on each try.
+                    {"meeting_url": request.meeting_url},
                     send=send,
-                    find=lambda: None,
+                    find=None,
                     resubmit_ambiguous=self.resubmit_ambiguous,
                 )
         # A refused one is done with, too: clearing the task asks anew.

@@ -20,6 +20,7 @@ from airflow_provider_dstny.tasks import DstnyHookMixin, final_errors_fail
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context
 
+    from airflow_provider_dstny.tasks import ConversationIds
     from airflow_provider_dstny.triggers.base import DstnyWaitTrigger
     from airflow_provider_dstny.waiting.wait import Decision, Wait
 
@@ -38,7 +39,7 @@ class DstnyWaitSensor(DstnyHookMixin, BaseSensorOperator):
     def __init__(
         self,
         *,
-        conversation_ids: str | Sequence[str],
+        conversation_ids: ConversationIds,
         accept_statuses: Sequence[str] = (),
         dstny_conn_id: str = "dstny_default",
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),

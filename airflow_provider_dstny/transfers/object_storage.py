@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import mimetypes
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain, count
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
 from airflow_provider_dstny.api.errors import DstnyError, DstnyResponseError
-from airflow_provider_dstny.storage import PartialFile, storage_path
+from airflow_provider_dstny.storage import PartialFile, storage_folder
 from airflow_provider_dstny.tasks import DstnyHookMixin, final_errors_fail, partial_failure
 
 if TYPE_CHECKING:
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 
     from airflow_provider_dstny.api.dstny_rest import DstnyRestClient
     from airflow_provider_dstny.api.models.rest import Recording
+    from airflow_provider_dstny.tasks import ConversationIds
+
+_log = logging.getLogger(__name__)
 
 
 class DstnyRecordingToObjectStorageOperator(DstnyHookMixin, BaseOperator):
@@ -46,7 +51,7 @@ class DstnyRecordingToObjectStorageOperator(DstnyHookMixin, BaseOperator):
     def __init__(
         self,
         *,
-        conversation_ids: str | Sequence[str],
+        conversation_ids: ConversationIds,
         path: str,
         overwrite: bool = False,
         fail_if_missing: bool = False,
@@ -64,24 +69,28 @@ class DstnyRecordingToObjectStorageOperator(DstnyHookMixin, BaseOperator):
         from airflow_provider_dstny.api.ids import encode_id, unique_ids
 
         with final_errors_fail():
-            names = {
-                one: encode_id(one, "conversation_ids") for one in unique_ids(self.conversation_ids, "conversation_ids")
-            }
-            folder = storage_path(self.path)
-            there = {} if self.overwrite else _files_by_stem(folder)
+            ids = unique_ids(self.conversation_ids, "conversation_ids")
+            names = {conversation_id: encode_id(conversation_id, "conversation_ids") for conversation_id in ids}
+            folder = storage_folder(self.path)
+            there = {} if self.overwrite else _recordings_by_stem(folder)
         landed = _Landed({one: there[name] for one, name in names.items() if name in there})
         wanted = [one for one in names if one not in landed.files]
         skipped = len(landed.files)
         with final_errors_fail(), self.hook.get_conn() as rest:
             for done, conversation_id in enumerate(wanted, 1):
                 try:
-                    self._fetch(rest, conversation_id, folder, names[conversation_id], landed)
+                    recording = rest.get_recording_url(conversation_id)
                 except DstnyError as error:
-                    self.log.error("Recording of conversation %s: %s", conversation_id, error)
-                    landed.failures[conversation_id] = error
+                    landed.failed(conversation_id, error)
                     if error.affects_all:
                         landed.failures |= dict.fromkeys(wanted[done:], error)
                         break
+                    continue
+                try:
+                    self._fetch(rest, conversation_id, recording, folder, names[conversation_id], landed)
+                except DstnyError as error:
+                    # The next recording may lie elsewhere.
+                    landed.failed(conversation_id, error)
                 else:
                     self.log.info("%d of %d recordings, %.1f MB", done, len(wanted), landed.size / 1e6)
         if landed.failures:
@@ -103,11 +112,16 @@ class DstnyRecordingToObjectStorageOperator(DstnyHookMixin, BaseOperator):
         }
 
     def _fetch(
-        self, rest: DstnyRestClient, conversation_id: str, folder: ObjectStoragePath, name: str, landed: _Landed
+        self,
+        rest: DstnyRestClient,
+        conversation_id: str,
+        recording: Recording,
+        folder: ObjectStoragePath,
+        name: str,
+        landed: _Landed,
     ) -> None:
         from airflow_provider_dstny.api.downloads import Download
 
-        recording = rest.get_recording_url(conversation_id)
         if recording.has_recording is False:
             self.log.info("Conversation %s has no recording", conversation_id)
             landed.missing.append(conversation_id)
@@ -131,6 +145,10 @@ class _Landed:
     failures: dict[str, DstnyError] = field(default_factory=dict)
     size: int = 0
 
+    def failed(self, conversation_id: str, error: DstnyError) -> None:
+        _log.error("Recording of conversation %s: %s", conversation_id, error)
+        self.failures[conversation_id] = error
+
 
 def _url(conversation_id: str, recording: Recording) -> str:
     if not recording.url:
@@ -141,11 +159,16 @@ def _url(conversation_id: str, recording: Recording) -> str:
     return recording.url
 
 
-def _files_by_stem(folder: ObjectStoragePath) -> dict[str, str]:
-    """Return the files of a folder by their names without the ending; those that are on their way are hidden."""
+def _recordings_by_stem(folder: ObjectStoragePath) -> dict[str, str]:
+    """Return the recordings in a folder by their names without the ending."""
     if not folder.exists():
         return {}
-    return {file.stem: str(file) for file in folder.iterdir() if not file.name.startswith(".")}
+    return {file.stem: str(file) for file in folder.iterdir() if _is_recording(file.name)}
+
+
+def _is_recording(name: str) -> bool:
+    kind = mimetypes.guess_type(name)[0] or ""
+    return not name.startswith(".") and (kind.startswith(("audio/", "video/")) or name.endswith(".bin"))
 
 
 def _some(ids: Sequence[str]) -> str:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 #: Airflow up to 3.3.2 may fail a task whose trigger fires while its worker is still reporting the deferral,
 #: which takes up to one worker heartbeat of 5 s. No first look comes sooner than this, in seconds.
 SAFE_FIRST_LOOK = 10.0
+#: A sensor may be told to look without a pause; the triggerer serves many, in seconds.
+_SHORTEST_INTERVAL = 1.0
 
 
 class DstnyWaitTrigger(BaseTrigger):
@@ -57,7 +59,7 @@ class DstnyWaitTrigger(BaseTrigger):
             "accept_statuses": list(accept_statuses),
         }
         self.dstny_conn_id = dstny_conn_id
-        self.poll_interval = poll_interval
+        self.poll_interval = max(poll_interval, _SHORTEST_INTERVAL)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         return (

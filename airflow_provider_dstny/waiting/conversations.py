@@ -26,7 +26,7 @@ class ConversationWait(Wait):
 
     noun = "conversations"
 
-    def __init__(self, conversation_ids: Any, *, status: str = "completed", **kwargs: Any) -> None:
+    def __init__(self, conversation_ids: object, *, status: str = "completed", **kwargs: Any) -> None:
         super().__init__(conversation_ids, **kwargs)
         if status not in LIFE:
             raise DstnyValidationError(None, f"status must be one of {', '.join(LIFE)}, not {status!r}.")

@@ -101,7 +101,7 @@ class Wait:
 
     def __init__(
         self,
-        conversation_ids: str | Iterable[str],
+        conversation_ids: object,
         *,
         accept_statuses: Sequence[str] = (),
         started_at: datetime,
@@ -211,6 +211,8 @@ def look(client: AnyClient, wait: Wait) -> Steps[Decision]:
         except DstnyError as error:
             wait.failed_to_see(conversation_id, error, utc_now())
             if error.affects_all:
+                # The next look begins with another one, in case that it is this one that makes the API fail.
+                wait.pending.append(wait.pending.pop(wait.pending.index(conversation_id)))
                 break
         else:
             wait.saw(conversation_id, sighting, utc_now())
@@ -219,12 +221,12 @@ def look(client: AnyClient, wait: Wait) -> Steps[Decision]:
     return wait.decide(utc_now())
 
 
-def accepted(statuses: str | Iterable[str]) -> list[str]:
+def accepted(statuses: str | Iterable[str] | None) -> list[str]:
     """Check which ended statuses count.
 
     :raises DstnyValidationError: one that is not known to end a conversation.
     """
-    names = [statuses] if isinstance(statuses, str) else list(statuses)
+    names = [statuses] if isinstance(statuses, str) else list(statuses or ())
     if wrong := [name for name in names if name not in ENDED]:
         raise DstnyValidationError(None, f"accept_statuses has {wrong[0]!r}; it takes {' and '.join(ENDED)}.")
     return names

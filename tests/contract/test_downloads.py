@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
+import os
+from contextlib import contextmanager
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 
+from airflow_provider_dstny.api.client import Opened
 from airflow_provider_dstny.api.downloads import Download
 from airflow_provider_dstny.api.dstny_rest import DstnyRestClient
 from airflow_provider_dstny.api.errors import (
     DstnyApiError,
     DstnyConnectionError,
+    DstnyError,
     DstnyResponseError,
     DstnyTimeoutError,
     DstnyValidationError,
@@ -143,18 +148,99 @@ class TestDownload:
         assert "s3cr3t" not in f"{caught.value.__cause__} {caught.value.__context__}"
         assert len(account.books.downloads) == attempts
 
+    @pytest.mark.parametrize(
+        "answers",
+        [
+            # Whole size told, cut, and then never resumable.
+            [(200, {"content-length": "5000"}, b"x" * 1000), (416, {}, b"")],
+            # No validator: it begins anew each time, and is cut each time.
+            [(200, {"content-length": "5000"}, b"x" * 1000)],
+            # More than was told.
+            [(200, {"content-length": "10"}, b"x" * 1000)],
+            # A part that nobody asked for, and another than was asked for.
+            [(206, {"content-range": "bytes 50-99/100"}, b"x" * 50)],
+            [(200, {"content-length": "100", "etag": '"e"'}, b"x" * 9), (206, {"content-range": "bytes 0-9/100"}, b"")],
+            [(206, {"content-range": f"bytes 0-9/{'9' * 5000}"}, b"x")],
+        ],
+    )
+    def test_a_host_that_makes_no_sense_is_given_up(self, mocker, slept, answers):
+        turns = itertools.cycle(answers)
+        requests = []
+
+        @contextmanager
+        def open_url(url, headers):
+            requests.append(headers)
+            status, told, body = next(turns)
+            yield Opened(status, told, iter([body] if body else []))
+
+        download = Download(mocker.Mock(open_url=open_url), "The recording", lambda: "http://h/x", Memory())
+        with pytest.raises(DstnyError):
+            download.run()
+        assert len(requests) <= 14
+
+    @pytest.mark.parametrize(
+        ("first", "then"),
+        [
+            # The size is only told when it goes on.
+            (({"etag": '"e"'}, 1000), (206, {"content-range": "bytes 1000-4999/5000"}, 4000)),
+            # A validator that cannot be sent back.
+            (({"etag": '"\u00e9"', "content-length": "5000"}, 1000), (200, {"content-length": "5000"}, 5000)),
+            (({"etag": 'W/"weak"', "content-length": "5000"}, 1000), (200, {"content-length": "5000"}, 5000)),
+        ],
+    )
+    def test_a_host_that_can_or_cannot_resume_is_understood(self, mocker, slept, first, then):
+        data = bytes(n % 251 for n in range(5000))
+
+        def broken(length):
+            yield data[:length]
+            raise DstnyConnectionError("cut")
+
+        answers = iter(
+            [
+                Opened(200, first[0], broken(first[1])),
+                Opened(then[0], then[1], iter([data[-then[2] :]])),
+            ]
+        )
+
+        @contextmanager
+        def open_url(url, headers):
+            yield next(answers)
+
+        target = Memory()
+        Download(mocker.Mock(open_url=open_url), "The recording", lambda: "http://h/x", target).run()
+        assert target.bytes == data
+
+    @pytest.mark.parametrize("kind", ["application/json", "Text/HTML; charset=utf-8", "text/plain", "application/xml"])
+    def test_a_message_is_no_recording(self, mocker, kind):
+        @contextmanager
+        def open_url(url, headers):
+            yield Opened(200, {"content-type": kind}, iter([b"{}"]))
+
+        with pytest.raises(DstnyResponseError, match="not with a recording"):
+            Download(mocker.Mock(open_url=open_url), "The recording", lambda: "http://h/x", Memory()).run()
+
     @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://host/x", "", "//host/x", "http://"])
     def test_only_http_is_opened(self, account, url):
         with pytest.raises(DstnyValidationError):
             fetch(account, BIG, Memory(), [url])
 
+    def test_what_breaks_leaves_no_trace_of_the_library(self, account):
+        account.books.inject(Fault("cut", "recording", after_bytes=10))
+        account.books.inject(Fault("reset", "recording", times=99))
+        with pytest.raises(DstnyConnectionError) as caught:
+            fetch(account, BIG, Memory())
+        assert caught.value.__cause__ is None
+        assert caught.value.__suppress_context__
+
     def test_a_signature_is_not_logged_by_the_http_library(self, account, caplog):
-        caplog.set_level(logging.INFO, logger="httpx")
+        for name in ("httpx", "httpcore.connection", "httpcore.http11"):
+            caplog.set_level(logging.DEBUG, logger=name)
         fetch(account, BIG, Memory())
         with DstnyRestClient(account.url, account.rest_token) as rest:
             rest.list_conversations(user_id="+46701234567")
-        lines = [record.getMessage() for record in caplog.records if record.name == "httpx"]
+        lines = [record.getMessage() for record in caplog.records if record.name.startswith("http")]
         assert any("/recordings/" in line for line in lines)
+        assert not [record.name for record in caplog.records if record.name.startswith("httpcore.http11")]
         assert not [line for line in lines if "s3cr3t" in line or "46701234567" in line]
 
     @pytest.mark.parametrize(
@@ -227,11 +313,45 @@ class TestOperator:
             self.run(one.id, tmp_path)
         assert list(tmp_path.iterdir()) == []
 
-    def test_a_half_file_of_a_killed_task_is_overwritten(self, account, tmp_path):
+    def test_what_killed_tasks_left_is_removed_when_it_is_old_and_not_sooner(self, account, tmp_path):
         one = account.rest.add(has_recording=True, recording=BIG)
-        (tmp_path / f".{one.id}.partial").write_bytes(b"half")
+        old, young = (tmp_path / f".{one.id}.{n * 12}.partial" for n in "ab")
+        for file in (old, young):
+            file.write_bytes(b"half")
+        os.utime(old, (0, 0))
         assert self.run(one.id, tmp_path)["skipped"] == 0
-        assert [path.name for path in tmp_path.iterdir()] == [f"{one.id}.bin"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == [young.name, f"{one.id}.bin"]
+
+    def test_a_host_that_fails_one_recording_does_not_keep_the_others(self, account, tmp_path):
+        first, second = (account.rest.add(has_recording=True, recording=f"{n}.wav") for n in range(2))
+        account.books.inject(Fault("reset", "recording", times=6))
+        with pytest.raises(AirflowException, match="1 of 2 recordings failed"):
+            self.run([first.id, second.id], tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == [f"{second.id}.wav"]
+
+    @pytest.mark.parametrize("name", ["ID.json", "ID.txt", ".ID.wav"])
+    def test_another_file_of_the_same_name_is_no_recording(self, account, tmp_path, name):
+        one = account.rest.add(has_recording=True, recording="a.wav")
+        (tmp_path / name.replace("ID", one.id)).write_text("{}")
+        assert self.run(one.id, tmp_path)["downloaded"] == 1
+
+    @pytest.mark.parametrize("ids", ["['a', 'b']", "None", ["a", "['b']"], b"ab", {"a": 1}, [None]])
+    def test_ids_that_were_rendered_to_text_are_refused(self, account, tmp_path, ids):
+        with pytest.raises(AirflowFailException, match="conversation_ids"):
+            self.run(ids, tmp_path)
+        assert account.books.entries == []
+
+    @pytest.mark.parametrize("path", [None, "", "nowhere://x/y"])
+    def test_a_path_that_cannot_be_used_is_refused_before_anything_is_asked(self, account, path):
+        task = DstnyRecordingToObjectStorageOperator(task_id="r", conversation_ids="a", path=path)
+        with pytest.raises(AirflowFailException, match="path"):
+            task.execute({})
+        assert account.books.entries == []
+
+    def test_a_file_in_place_of_the_folder_is_refused(self, account, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(AirflowFailException, match="must be a folder"):
+            self.run("a", tmp_path / "file")
 
     def test_none_at_all_can_be_made_an_error(self, account, tmp_path):
         one = account.rest.add(has_recording=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -272,14 +271,33 @@ def test_no_error_has_the_token(account):
     assert account.rest_token not in f"{caught.value} {caught.value!r}"
 
 
-@pytest.mark.parametrize("body", [None, [], "x", {}, {"conversations": 7}, {"conversations": [None, 3, {"id": []}]}])
-def test_an_odd_page_is_read_as_far_as_it_goes(account, mocker, body):
+@pytest.mark.parametrize("body", [None, [], "x", {}, {"conversations": 7}, {"data": []}])
+def test_a_list_in_another_form_is_read_as_empty_and_is_no_end_of_a_walk(account, mocker, body):
     with client_of(account) as rest:
         mocker.patch.object(rest, "_send", return_value=body)
-        began = time.monotonic()
-        assert all(one.id is None for one in rest.iter_conversations())
-        assert rest.list_conversations().next_cursor is None
-        assert time.monotonic() - began < 60
+        assert rest.list_conversations().conversations == []
+        with pytest.raises(DstnyResponseError, match="another form"):
+            list(rest.iter_conversations())
+
+
+@pytest.mark.parametrize("rows", [None, [], [None, 3, {"id": []}, {"id": ""}, {"id": "", "title": "x"}]])
+def test_odd_rows_are_read_as_far_as_they_go(account, mocker, rows):
+    with client_of(account) as rest:
+        mocker.patch.object(rest, "_send", return_value={"conversations": rows})
+        assert len(list(rest.iter_conversations())) == len(rows or [])
+
+
+@pytest.mark.parametrize("pagination", [{"next_cursor": "CURSOR"}, {"hasMore": True, "nextCursor": "CURSOR"}])
+def test_a_cursor_is_followed_unless_the_list_says_that_it_ends(account, mocker, pagination):
+    rows = [{"id": f"c{n}", "date": f"2026-01-0{n}T00:00:00Z"} for n in (3, 2, 1)]
+    cursor = {name: rows[1]["date"] if value == "CURSOR" else value for name, value in pagination.items()}
+    answers = [
+        {"conversations": rows[:2], "pagination": cursor},
+        {"conversations": rows[1:], "pagination": {"has_more": False, "next_cursor": "2026-01-01T00:00:00Z"}},
+    ]
+    with client_of(account) as rest:
+        mocker.patch.object(rest, "_send", side_effect=answers)
+        assert [one.id for one in rest.iter_conversations()] == ["c3", "c2", "c1"]
 
 
 def test_a_page_that_goes_on_without_saying_where_is_an_error(account, mocker):

@@ -137,10 +137,20 @@ def test_a_retry_after_a_lost_answer_sends_no_second_notetaker(account, context)
     with pytest.raises(DstnyAmbiguousError):
         operator().execute(context)
     context["ti"].try_number = 2
-    with pytest.raises(DstnyAmbiguousError, match="resubmit_ambiguous=True"):
-        operator().execute(context)
+    with pytest.raises(DstnyAmbiguousError, match="mark this task as success if it did, or clear it"):
+        operator(meeting_title="A title that is rendered anew on each try").execute(context)
     assert account.books.count("request_notetaker") == 1
     operator(resubmit_ambiguous=True).execute(context)
+    assert account.books.count("request_notetaker") == 2
+
+
+def test_clearing_after_a_lost_answer_sends_another(account, context):
+    account.books.inject(Fault("reset", "request_notetaker"))
+    with pytest.raises(DstnyAmbiguousError):
+        operator().execute(context)
+    # Somebody looked and cleared the task, which raises max_tries.
+    context["ti"].max_tries = 2
+    operator().execute(context)
     assert account.books.count("request_notetaker") == 2
 
 

@@ -41,11 +41,26 @@ class Server:
         arrivals=None,
         repeats=(),
         ignores_cursor=False,
+        by_arrival=False,
+        cursor_of_next=False,
+        limits_first=False,
+        microseconds=0,
+        deletions=None,
         scopes=("users", "departments"),
     ):
         self.rows = []
+        self.microseconds = microseconds
         for row in rows:
             self.add(row)
+        #: The list is sorted, and its cursor cut, by a time that is not shown; here the order in which rows came.
+        self.by_arrival = by_arrival
+        #: A cursor is the time of the first row of the next page.
+        self.cursor_of_next = cursor_of_next
+        #: A page is cut before the filters are applied.
+        self.limits_first = limits_first
+        #: Number of a request → how many rows of the page before are deleted from its end.
+        self.deletions = deletions or {}
+        self.deleted = set()
         self.newest_first = newest_first
         self.inclusive_cursor = inclusive_cursor
         self.inclusive_filters = inclusive_filters
@@ -65,6 +80,8 @@ class Server:
             {
                 "id": f"c{number:x}",
                 "date": iso_time(EPOCH + timedelta(milliseconds=milliseconds)),
+                "at": EPOCH + timedelta(milliseconds=milliseconds, microseconds=number % (self.microseconds or 1)),
+                "came": EPOCH + timedelta(seconds=len(self.rows) // 40),
                 "medium": medium,
                 "user": user and {"id": user},
                 "department": department and {"id": department},
@@ -86,17 +103,31 @@ class Server:
         walking = "date_from" not in query
         if walking and self.requests in self.repeats and self.last_page:
             return self.last_page
-        rows = [row for row in self.rows if self.fits(row, query)]
-        rows.sort(key=lambda row: (row["date"], row["id"]), reverse=self.newest_first)
+        if self.last_page and (gone := self.deletions.pop(self.requests, 0)):
+            self.deleted |= {row["id"] for row in self.last_page["conversations"][-gone:]}
+        rows = [row for row in self.rows if row["id"] not in self.deleted]
+        if not self.limits_first:
+            rows = [row for row in rows if self.fits(row, query)]
+        rows.sort(key=lambda row: (self.place(row), row["id"]), reverse=self.newest_first)
         if not self.ignores_cursor:
             rows = [row for row in rows if self.lies_beyond(row, query.get("cursor"))]
         page, rest = rows[: self.page_size], rows[self.page_size :]
         answer = {
-            "conversations": page,
-            "pagination": {"has_more": bool(rest), "next_cursor": self.cursor(page[-1]) if rest else None},
+            "conversations": [self.shown(row) for row in page if self.fits(row, query)],
+            "pagination": {
+                "has_more": bool(rest),
+                "next_cursor": self.cursor(rest[0] if self.cursor_of_next else page[-1]) if rest else None,
+            },
         }
         self.last_page = answer if walking else self.last_page
         return answer
+
+    def place(self, row):
+        return row["came"] if self.by_arrival else row["at"]
+
+    @staticmethod
+    def shown(row):
+        return {name: value for name, value in row.items() if name not in {"at", "came"}}
 
     def directory(self, operation):
         name = operation.removeprefix("list_")
@@ -106,7 +137,7 @@ class Server:
         return {name: list({row[key]["id"]: row[key] for row in self.rows if row[key]}.values())}
 
     def fits(self, row, query):
-        moment = utc_time(row["date"])
+        moment = row["at"]
         slack = timedelta(0) if self.inclusive_filters else timedelta(microseconds=1)
         return (
             ("date_from" not in query or moment >= utc_time(query["date_from"]) + slack)
@@ -117,13 +148,14 @@ class Server:
         )
 
     def cursor(self, row):
-        moment = utc_time(row["date"])
-        return iso_time(moment.replace(microsecond=0) if self.whole_seconds else moment)
+        moment = self.place(row)
+        precision = moment.microsecond // 1000 * 1000
+        return iso_time(moment.replace(microsecond=0 if self.whole_seconds else precision))
 
     def lies_beyond(self, row, cursor):
         if cursor is None:
             return True
-        moment, end = utc_time(row["date"]), utc_time(cursor)
+        moment, end = self.place(row), utc_time(cursor)
         if moment == end:
             return self.inclusive_cursor
         return moment < end if self.newest_first else moment > end
@@ -161,11 +193,11 @@ def walk(server, **filters):
     return [conversation.id for conversation in Client(server).iter_conversations(**filters)]
 
 
-def walk_or_refuse(server):
+def walk_or_refuse(server, **filters):
     """Return the ids in order and nothing, or what was found before the walk said that it cannot go on."""
     found = []
     try:
-        found.extend(conversation.id for conversation in Client(server).iter_conversations())
+        found.extend(conversation.id for conversation in Client(server).iter_conversations(**filters))
     except DstnyResponseError as error:
         event("refused")
         return found, str(error)
@@ -243,6 +275,35 @@ def test_a_cursor_in_whole_seconds_loses_nothing(some, newest_first, inclusive):
     found, refusal = walk_or_refuse(server)
     assert len(found) == len(set(found))
     assert refusal or set(found) == server.ids
+
+
+@THOROUGH
+@given(few_rows, st.lists(crowds, max_size=1), modes, st.sampled_from(["by_arrival", "cursor_of_next", "microseconds"]))
+def test_a_server_of_another_kind_loses_nothing_in_silence(some, crowded, mode, kind):
+    odd = {kind: 1000 if kind == "microseconds" else True}
+    server = Server([*some, *(row for crowd in crowded for row in crowd)], **mode, **odd)
+    found, refusal = walk_or_refuse(server)
+    assert len(found) == len(set(found))
+    assert refusal or set(found) == server.ids
+
+
+@THOROUGH
+@given(few_rows, modes, st.sampled_from(MEDIA))
+def test_a_page_that_is_cut_before_it_is_filtered_loses_nothing_in_silence(some, mode, medium):
+    server = Server(some, limits_first=True, **mode)
+    found, refusal = walk_or_refuse(server, medium=medium)
+    wanted = {row["id"] for row in server.rows if row["medium"] == medium}
+    assert len(found) == len(set(found))
+    assert refusal or set(found) == wanted
+
+
+@THOROUGH
+@given(few_rows, modes, st.dictionaries(st.integers(2, 8), st.integers(1, 6), max_size=3))
+def test_rows_that_are_deleted_while_paging_take_no_others_with_them(some, mode, deletions):
+    server = Server(some, deletions=deletions, **mode)
+    found, refusal = walk_or_refuse(server)
+    assert len(found) == len(set(found))
+    assert refusal or set(found) >= server.ids - server.deleted
 
 
 @pytest.mark.parametrize("count", [26, 60])

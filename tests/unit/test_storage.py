@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_provider_dstny.api.errors import DstnyValidationError
-from airflow_provider_dstny.storage import count_rows, read_jsonl, read_row, write_jsonl
+from airflow_provider_dstny.storage import PartialFile, count_rows, read_jsonl, read_row, storage_path, write_jsonl
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -67,3 +67,16 @@ def test_a_folder_and_a_missing_file_are_named(tmp_path):
     for name, reason in (("folder.csv", "is not a file"), ("none.csv", "does not exist")):
         with pytest.raises(DstnyValidationError, match=reason):
             count_rows(str(tmp_path / name))
+
+
+def test_two_writers_of_one_file_do_not_mix(tmp_path):
+    folder = storage_path(f"file://{tmp_path}")
+    with PartialFile(folder, "x") as one, PartialFile(folder, "x") as other:
+        one.write(b"one")
+        other.write(b"another")
+        one.keep_as("x.txt")
+        assert (tmp_path / "x.txt").read_bytes() == b"one"
+        other.write(b"!")
+        other.keep_as("x.txt")
+    assert (tmp_path / "x.txt").read_bytes() == b"another!"
+    assert len(list(tmp_path.iterdir())) == 1

@@ -247,3 +247,12 @@ def test_an_event_survives_the_way_through_airflow():
 )
 def test_an_event_that_is_not_understood_fails_closed(event):
     assert Decision.from_event(event).state is WaitState.FAILED
+
+
+def test_an_id_that_makes_the_api_fail_keeps_no_other_waiting(looked):
+    timeout = DstnyTimeoutError("too slow")
+    source = Source(poison=[timeout, timeout, timeout], good=[READY])
+    wait = waiting_for("poison", "good")
+    assert list(looked(source, wait, 1).ready) == []
+    assert list(looked(source, wait, 2).ready) == ["good"]
+    assert source.asked == ["poison", "good", "poison"]

@@ -103,19 +103,16 @@ class RestConversationPage(RestAnswer):
     """One page of the list. ``next_cursor`` is an ISO timestamp, None on the last page."""
 
     conversations: list[RestConversation] = Field(default_factory=list, repr=False)
-    has_more: bool = False
-    next_cursor: str | None = None
+    has_more: bool | None = Field(default=None, validation_alias=AliasChoices("has_more", "hasMore"))
+    next_cursor: str | None = Field(default=None, validation_alias=AliasChoices("next_cursor", "nextCursor"))
     limit: int | None = None
 
     @classmethod
     def from_answer(cls, body: Any) -> Self:
         pagination = body.get("pagination") if isinstance(body, dict) else None
-        return cls.read(
-            {
-                **(pagination if isinstance(pagination, dict) else {}),
-                "conversations": [RestConversation.read(row) for row in listed(body, "conversations")],
-            }
-        ).model_copy(update={"raw": body})
+        page = cls.read(pagination)
+        rows = [RestConversation.read(row) for row in listed(body, "conversations")]
+        return page.model_copy(update={"conversations": rows, "raw": body})
 
 
 class Insight(Answer):

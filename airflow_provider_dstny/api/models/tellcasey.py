@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from airflow_provider_dstny.api.models.base import Answer
 
@@ -33,13 +33,12 @@ class CaseyConversationPage(Answer):
     """One page of the list. The cursors go to ``after`` and ``before``."""
 
     conversations: list[CaseyConversation] = Field(default_factory=list, repr=False)
-    has_more: bool = False
-    next_cursor: str | None = None
-    prev_cursor: str | None = None
+    has_more: bool | None = Field(default=None, validation_alias=AliasChoices("has_more", "hasMore"))
+    next_cursor: str | None = Field(default=None, validation_alias=AliasChoices("next_cursor", "nextCursor"))
+    prev_cursor: str | None = Field(default=None, validation_alias=AliasChoices("prev_cursor", "prevCursor"))
 
     @classmethod
     def from_answer(cls, body: Any) -> Self:
         pagination = body.get("pagination") if isinstance(body, dict) else None
-        fields = pagination if isinstance(pagination, dict) else {}
-        page = cls.read({**fields, "conversations": CaseyConversation.read_rows(body)})
-        return page.model_copy(update={"raw": body})
+        page = cls.read(pagination)
+        return page.model_copy(update={"conversations": CaseyConversation.read_rows(body), "raw": body})
