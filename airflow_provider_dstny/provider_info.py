@@ -34,6 +34,11 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "description": "true (default), false, or the path of a CA bundle on the workers.",
         "schema": {"type": _TEXT_OR_EMPTY},
     },
+    "app_url": {
+        "label": "App URL",
+        "description": "Where people open conversations, for the link of a task. Default: https://app.meetric.com",
+        "schema": {"type": _TEXT_OR_EMPTY},
+    },
     "paths": {
         "label": "Path overrides (JSON)",
         "description": (
@@ -83,7 +88,14 @@ PROVIDER_INFO: dict[str, Any] = {
         {"integration-name": _INTEGRATION, "external-doc-url": "https://www.dstny.com/", "tags": ["service"]}
     ],
     "hooks": _modules("hooks.dstny", "hooks.dstny_rest", "hooks.tellcasey"),
-    "operators": _modules("operators.agents", "operators.conversations", "operators.notetaker"),
+    "operators": _modules(
+        "operators.agents",
+        "operators.conversations",
+        "operators.directory",
+        "operators.notetaker",
+        "operators.teams",
+        "operators.users",
+    ),
     "sensors": _modules("sensors.conversations", "sensors.transcripts"),
     "triggers": _modules("triggers.conversations", "triggers.transcripts"),
     "transfers": [
@@ -93,6 +105,7 @@ PROVIDER_INFO: dict[str, Any] = {
             "python-module": "airflow_provider_dstny.transfers.object_storage",
         }
     ],
+    "extra-links": ["airflow_provider_dstny.links.DstnyConversationLink"],
     "connection-types": [
         _connection_type(
             "dstny",
@@ -114,7 +127,7 @@ PROVIDER_INFO: dict[str, Any] = {
             "airflow_provider_dstny.hooks.tellcasey.TellcaseyHook",
             credential="API key (sk_…)",
             host="https://api.tellcasey.com",
-            fields=_FIELDS,
+            fields={name: field for name, field in _FIELDS.items() if name != "app_url"},
         ),
     ],
 }

@@ -29,6 +29,7 @@ def send_once(
     send: Callable[[], str],
     find: Callable[[], str | None] | None,
     resubmit_ambiguous: bool,
+    look: Callable[[], str | None] | None = None,
 ) -> str:
     """Send something unless an earlier try did; return its id.
 
@@ -36,6 +37,7 @@ def send_once(
     :param body: what tells it from another, and from its corrected self.
     :param find: looks for what an earlier try sent without a usable answer; None where the API shows no such list.
     :param resubmit_ambiguous: send again when it cannot be found.
+    :param look: called before the first sending; returns the id of what is there already and stands for it.
     :raises DstnyAmbiguousError: an earlier try may have sent it and it cannot be found.
     """
     fingerprint = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
@@ -61,6 +63,11 @@ def send_once(
             )
             raise DstnyAmbiguousError(f"An earlier try sent {what} without a usable answer, and {advice}")
         _log.warning("Sending %s again: an earlier try may have arrived", what)
+    elif look is not None:
+        # Before anything is recorded: what it finds or raises must not look like something that was sent.
+        there = look()
+        if there is not None:
+            return there
     elif store is None and context["ti"].try_number > 1:
         _log.warning(
             "This Airflow keeps no task state (3.3 does): if an earlier try already sent %s, "

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, cast, get_args
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 
-from airflow_provider_dstny.api.errors import DstnyError
-
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import XComArg
+    from airflow.providers.common.compat.sdk import BaseOperatorLink, Context, XComArg
 
     from airflow_provider_dstny.hooks.base import DstnyBaseHook
 
     #: One id or many, or the output of a task that returns them.
     ConversationIds: TypeAlias = str | int | Sequence[str | int] | XComArg
+
+#: What to do where something that is to be created is there already.
+IfExists: TypeAlias = Literal["fail", "skip", "update"]
 
 
 class DstnyHookMixin:
@@ -34,9 +35,46 @@ class DstnyHookMixin:
         return get_client_hook(self.dstny_conn_id, self.conn_types)
 
 
+class _Links:
+    """The links of a task or of its class, imported when somebody asks: DAG files need not pay for them."""
+
+    def __get__(self, task: object, owner: type) -> Collection[BaseOperatorLink]:
+        from airflow_provider_dstny.links import DstnyConversationLink
+
+        return (DstnyConversationLink(),)
+
+
+class ConversationLinkMixin(DstnyHookMixin):
+    """Gives a task the link to the conversation that it is about.
+
+    Airflow keeps the link when a task ends, defers or is rescheduled; :meth:`show_link` is for one that waits itself.
+    """
+
+    operator_extra_links = cast("Collection[BaseOperatorLink]", _Links())
+    #: The conversation, where it is not one of the parameter ``conversation_ids``.
+    conversation_id: str | None = None
+
+    @property
+    def conversation_page(self) -> str:
+        ids = self.conversation_id or getattr(self, "conversation_ids", None)
+        if isinstance(ids, (list, tuple)):
+            ids = ids[0] if len(ids) == 1 else None
+        try:
+            return self.hook.conversation_page(ids)
+        except Exception:
+            # Whatever is wrong with connection or id is the task's to tell.
+            return ""
+
+    def show_link(self, context: Context) -> None:
+        for link in self.operator_extra_links:
+            context["ti"].xcom_push(key=link.xcom_key, value=self.conversation_page)
+
+
 @contextmanager
 def final_errors_fail() -> Iterator[None]:
     """End a task without retries where a retry would fail the same way; let other errors pass."""
+    from airflow_provider_dstny.api.errors import DstnyError
+
     try:
         yield
         return
@@ -47,12 +85,19 @@ def final_errors_fail() -> Iterator[None]:
     raise AirflowFailException(reason)
 
 
-def partial_failure(what: str, failures: Mapping[str, DstnyError]) -> AirflowException:
-    """Return what a task raises that failed on some of its conversations; a retry is due if it can mend any.
+def checked_if_exists(value: str) -> IfExists:
+    """Return a choice that a DAG file makes, or raise ValueError while it is parsed."""
+    if value not in get_args(IfExists):
+        raise ValueError(f"if_exists must be 'fail', 'skip' or 'update', not {value!r}.")
+    return cast(IfExists, value)
+
+
+def partial_failure(what: str, reasons: Mapping[str, object], *, final: bool) -> AirflowException:
+    """Return what a task raises that failed on some of its conversations.
 
     :param what: begins the message.
-    :param failures: the error of each conversation id.
+    :param reasons: why, of each conversation id.
+    :param final: a retry would fail in the same way.
     """
-    kind = AirflowFailException if all(error.final for error in failures.values()) else AirflowException
-    named = "; ".join(f"{conversation_id}: {error}" for conversation_id, error in list(failures.items())[:10])
-    return kind(f"{what}: {named}")
+    named = "; ".join(f"{conversation_id}: {reason}" for conversation_id, reason in list(reasons.items())[:10])
+    return (AirflowFailException if final else AirflowException)(f"{what}: {named}")

@@ -16,7 +16,10 @@ RUNS = 10
 OPERATORS_AND_SENSORS = (
     "airflow_provider_dstny.operators.agents",
     "airflow_provider_dstny.operators.conversations",
+    "airflow_provider_dstny.operators.directory",
     "airflow_provider_dstny.operators.notetaker",
+    "airflow_provider_dstny.operators.teams",
+    "airflow_provider_dstny.operators.users",
     "airflow_provider_dstny.sensors.conversations",
     "airflow_provider_dstny.sensors.transcripts",
     "airflow_provider_dstny.transfers.object_storage",

@@ -7,7 +7,7 @@ import logging
 import ssl
 import threading
 import time
-from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -103,6 +103,7 @@ class ApiClient:
     :param requests_per_minute: pace of all clients of this token in this process, None for what the API documents.
     :param verify: True, False, or the path of a CA bundle (file or directory).
     :param paths: operations whose path differs on this account, see :func:`override_routes`.
+    :param on_secret: is told each secret that the API hands out, so that it can be kept from logs.
     :raises DstnyValidationError: a setting that cannot work, named.
     """
 
@@ -123,7 +124,9 @@ class ApiClient:
         requests_per_minute: float | None = None,
         verify: bool | str = True,
         paths: Mapping[str, Any] | None = None,
+        on_secret: Callable[[str], object] | None = None,
     ) -> None:
+        self.on_secret = on_secret or (lambda secret: None)
         self.base_url = _base_url(base_url, self.base_path)
         self._token = _checked_token(token)
         self._timeout = timeout

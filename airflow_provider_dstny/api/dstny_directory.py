@@ -98,7 +98,8 @@ class DirectoryOperations(ApiClient):
     def create_embed_token(self, email: str) -> Steps[str]:
         """*Get a short-lived JWT token* with which pages of Dstny can be embedded.
 
-        It opens them to anybody: keep it out of logs and XCom.
+        It opens them to anybody: keep it out of XCom. A client of a hook has told it to Airflow's masker, so that it
+        is not shown in logs; elsewhere ``on_secret`` is told.
 
         :param email: of a user of the account.
         :raises DstnyAmbiguousError: the answer was lost; asking again is safe, it only makes another token.
@@ -108,6 +109,7 @@ class DirectoryOperations(ApiClient):
         token = body.get("JWT") if isinstance(body, dict) else None
         if not isinstance(token, str) or not token.strip():
             raise lost_answer(request, "the answer has no JWT")
+        self.on_secret(token)
         return token
 
     @operation

@@ -27,10 +27,10 @@ def scrub(text: str, token: str) -> str:
 
 
 def shown(name: object, value: Any) -> Any:
-    """Return a field of a call as it may be shown: no phone number, no secret part of a URL."""
+    """Return a field of a payload as it may be shown: no phone number, no secret part of a URL."""
     if value is None:
         return None
-    if "phone" in str(name).lower() or not isinstance(value, (str, int, float)):
+    if re.search("(?i)phone|mobile", str(name)) or not isinstance(value, (str, int, float)):
         return "***"
     if "url" in str(name).lower():
         # The query may be a signature, what stands before the host a password.

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Self, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from airflow.providers.common.compat.sdk import BaseHook
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from airflow_provider_dstny.api.errors import DstnyError, DstnyValidationError
+from airflow_provider_dstny.api.ids import encode_id
 from airflow_provider_dstny.provider_info import connection_form
 
 if TYPE_CHECKING:
@@ -36,6 +39,12 @@ def _json_object(value: Any) -> Any:
         raise ValueError("must be a JSON object") from None
 
 
+def _web_address(value: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", value):
+        raise ValueError("must be an http or https address without user, query or fragment")
+    return value.rstrip("/")
+
+
 class ConnectionExtra(BaseModel):
     """The extras of a connection. Forms send text and empty fields, files and URIs send JSON types."""
 
@@ -46,6 +55,7 @@ class ConnectionExtra(BaseModel):
     requests_per_minute: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     verify: Annotated[bool | str | None, BeforeValidator(_true_false_or_path)] = None
     paths: Annotated[dict[str, Any] | None, BeforeValidator(_json_object)] = None
+    app_url: Annotated[str | None, AfterValidator(_web_address)] = None
 
     @classmethod
     def parse(cls, values: Any) -> ConnectionExtra:
@@ -64,7 +74,7 @@ class ConnectionExtra(BaseModel):
 
     def client_options(self) -> dict[str, Any]:
         """Return what was given, as keyword arguments of a client."""
-        return self.model_dump(include=set(type(self).model_fields), exclude_none=True)
+        return self.model_dump(include=set(type(self).model_fields) - {"app_url"}, exclude_none=True)
 
 
 def base_url_of(connection: Connection, default: str = "") -> str:
@@ -87,6 +97,16 @@ def base_url_of(connection: Connection, default: str = "") -> str:
     return urlunsplit(parts)
 
 
+def mask_secret(secret: str) -> None:
+    """Keep a secret that an API handed out from the logs and rendered fields of Airflow."""
+    try:
+        masker = import_module("airflow.sdk.log")
+    except ImportError:
+        # Where Airflow 3.0 has it.
+        masker = import_module("airflow.sdk.execution_time.secrets_masker")
+    masker.mask_secret(secret)
+
+
 async def aget_connection(conn_id: str) -> Connection:
     """Resolve a connection without blocking the event loop."""
     if hasattr(BaseHook, "aget_connection"):
@@ -107,12 +127,21 @@ class DstnyBaseHook(BaseHook, Generic[ClientT]):
     conn_type: ClassVar[str]
     hook_name: ClassVar[str]
     default_base_url: ClassVar[str] = ""
+    #: Where people open conversations, unless the connection says otherwise; empty where that is not known.
+    default_app_url: ClassVar[str] = "https://app.meetric.com"
 
     def __init__(self, dstny_conn_id: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.dstny_conn_id = dstny_conn_id
         # A function, because a kept connection would show its password when printed.
         self._new_client: Callable[[], ClientT] | None = None
+        self._app_url = self.default_app_url
+
+    def conversation_page(self, conversation_id: str | int | None = None) -> str:
+        """Return where people open a conversation, or all of them; empty where that is not known."""
+        if not self._app_url or conversation_id is None:
+            return self._app_url
+        return f"{self._app_url}/recording/{encode_id(conversation_id, 'conversation_id')}"
 
     def use(self, connection: Connection) -> Self:
         """Take a connection that is resolved already.
@@ -162,9 +191,10 @@ class DstnyBaseHook(BaseHook, Generic[ClientT]):
         extra = ConnectionExtra.parse(connection.extra_dejson)
         if unknown := sorted(extra.model_extra or {}):
             self.log.warning("Connection %s has unknown extras, ignored: %s", self.dstny_conn_id, ", ".join(unknown))
+        self._app_url = extra.app_url or self._app_url
         options = {**extra.client_options(), **overrides}
         base_url = base_url_of(connection, self.default_base_url)
-        return lambda: self.client_class()(base_url, connection.password or "", **options)
+        return lambda: self.client_class()(base_url, connection.password or "", on_secret=mask_secret, **options)
 
     # Airflow 3.2 and later read the form from the manifest; 3.0 and 3.1 ask these two methods.
 

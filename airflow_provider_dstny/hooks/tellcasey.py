@@ -26,6 +26,7 @@ class TellcaseyHook(DstnyBaseHook["TellcaseyClient"]):
     hook_name = "tellcasey"
     default_conn_name = "tellcasey_default"
     default_base_url = "https://api.tellcasey.com"
+    default_app_url = ""
 
     def __init__(self, dstny_conn_id: str = default_conn_name, **kwargs: Any) -> None:
         super().__init__(dstny_conn_id, **kwargs)

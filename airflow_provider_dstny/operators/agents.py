@@ -1,40 +1,52 @@
-"""Running AI agents on conversations."""
+"""Defining AI agents, and running them on conversations."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow.providers.common.compat.sdk import BaseOperator
+from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator, conf
 
-from airflow_provider_dstny.api.errors import DstnyError, DstnyValidationError
-from airflow_provider_dstny.storage import read_jsonl, write_jsonl
-from airflow_provider_dstny.tasks import DstnyHookMixin, final_errors_fail, partial_failure
+from airflow_provider_dstny.tasks import ConversationLinkMixin, DstnyHookMixin, final_errors_fail, partial_failure
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.common.compat.sdk import Context, XComArg
 
-    from airflow_provider_dstny.api.models.agents import AgentRun
+    from airflow_provider_dstny.agent_runs import AgentRound, RoundOutcome
+    from airflow_provider_dstny.api.dstny import DstnyClient
+    from airflow_provider_dstny.api.models.agents import AgentDefinition
+    from airflow_provider_dstny.hooks.base import DstnyBaseHook
     from airflow_provider_dstny.tasks import ConversationIds
 
+_KEY = "dstny_agent_round"
+_LONGEST_TIMEOUT = 86400.0
 
-class DstnyRunAgentOperator(DstnyHookMixin, BaseOperator):
-    """Runs one AI agent on each conversation, one after the other.
 
-    What an agent says goes to ``output_path``, one JSON row per conversation; XCom holds
-    ``{"agent_id", "is_test_run", "conversations", "succeeded", "output_path"}``. If some conversations fail,
-    the results of the others are written before the task fails and names them. A retry runs all again, which
-    without ``force`` returns the stored results of those that are done. A refused token, a rate limit, a quota
-    or an API that is not reached ends the round, because it would meet the other conversations too.
+class DstnyRunAgentOperator(ConversationLinkMixin, BaseOperator):
+    """Runs one AI agent on each conversation, several at a time.
+
+    What an agent says goes to ``output_path``, one JSON row per conversation, written as it comes. A retry and any
+    later run leave out what is done: conversations with a row in that file, or, without a file, those with a stored
+    result at Dstny. If more than ``max_failures`` conversations fail, the task fails and names them, after the results
+    of the others are written. A refused token, a rate limit, a quota or an API that is not reached ends the round,
+    because it would meet the other conversations too.
+
+    XCom: ``{"agent_id", "is_test_run", "conversations", "succeeded", "skipped", "failed": [conversation ids],
+    "output_path"}``; ``succeeded`` have a result, ``skipped`` of them had it before.
 
     :param agent_id: the agent (templated).
     :param conversation_ids: one id or many (templated); none at all is no work.
     :param is_test_run: True persists nothing at Dstny, False stores the result (templated). No default: the
         API's own is True, with which results vanish unless ``output_path`` is set.
-    :param force: run again even where a result is stored.
-    :param output_path: a ``.jsonl`` file in object storage (templated).
+    :param force: run again even where a result is stored. On Airflow 3.3 and later a retry of the task still leaves
+        out what an earlier try has written to ``output_path``.
+    :param output_path: a ``.jsonl`` file in object storage (templated), of this task alone.
     :param request_timeout: seconds to wait for the agent on one conversation.
+    :param concurrency: how many conversations at a time, within the pace of the connection.
+    :param max_failures: how many conversations may fail.
     :param dstny_conn_id: a connection of type ``dstny``.
+    :param deferrable: run in the triggerer, which waits for the agents and writes the file.
     """
 
     conn_types = ("dstny",)
@@ -50,13 +62,16 @@ class DstnyRunAgentOperator(DstnyHookMixin, BaseOperator):
     def __init__(
         self,
         *,
-        agent_id: int | str,
+        agent_id: int | str | XComArg,
         conversation_ids: ConversationIds,
         is_test_run: bool | str,
         force: bool = False,
         output_path: str | None = None,
         request_timeout: float = 300.0,
+        concurrency: int = 4,
+        max_failures: int = 0,
         dstny_conn_id: str = "dstny_default",
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -66,70 +81,230 @@ class DstnyRunAgentOperator(DstnyHookMixin, BaseOperator):
         self.force = force
         self.output_path = output_path
         self.request_timeout = request_timeout
+        self.concurrency = concurrency
+        self.max_failures = max_failures
         self.dstny_conn_id = dstny_conn_id
+        self.deferrable = deferrable
 
     def execute(self, context: Context) -> dict[str, Any]:
-        from airflow_provider_dstny.api.ids import unique_ids
-
         with final_errors_fail():
-            agent_id, is_test_run = _agent_id(self.agent_id), _is_test_run(self.is_test_run)
-            ids = unique_ids(self.conversation_ids, "conversation_ids")
-            if is_test_run and not self.output_path:
+            agent_round = self._round(context)
+            if agent_round.is_test_run and not agent_round.output_path:
                 self.log.warning("A test run persists nothing and output_path is not set: the results are dropped")
             # Read before the agent runs: a path that is no file must not cost the results.
-            earlier = read_jsonl(self.output_path) if self.output_path else []
-            runs, failures = self._run_all(agent_id, is_test_run, ids)
-            if self.output_path:
-                rows = [run.to_row() for run in runs]
-                # What an earlier try found of conversations that failed in this one is kept.
-                request = {"agent_id": agent_id, "is_test_run": is_test_run}
-                kept = [row for row in earlier if _is_of(row, request) and row.get("conversation_id") in failures]
-                write_jsonl(self.output_path, [*rows, *kept])
-            if failures:
-                raise partial_failure(
-                    f"Agent {agent_id} failed on {len(failures)} of {len(ids)} conversations", failures
-                )
+            done = agent_round.read_done()
+            if self.deferrable and not done.keys() >= set(agent_round.conversation_ids):
+                self._defer(agent_round)
+            # Resolved here: Airflow's lookup blocks.
+            hook = self.hook
+            outcome = asyncio.run(_run(hook, agent_round, done))
+        return self._conclude(agent_round, outcome)
+
+    def execute_complete(self, context: Context, event: Any) -> dict[str, Any]:
+        from airflow_provider_dstny.agent_runs import RoundOutcome
+
+        outcome = RoundOutcome.from_event(event)
+        if outcome is None:
+            reason = event.get("error") if isinstance(event, Mapping) else None
+            raise AirflowFailException(reason or "The trigger sent an event that is not understood.")
+        return self._conclude(self._round(context), outcome)
+
+    def _round(self, context: Context) -> AgentRound:
+        from airflow_provider_dstny.agent_runs import AgentRound
+        from airflow_provider_dstny.api.arguments import check_boolean, check_integer, check_positive
+        from airflow_provider_dstny.api.ids import unique_ids
+
+        check_boolean("force", self.force)
+        check_positive("request_timeout", self.request_timeout, up_to=_LONGEST_TIMEOUT)
+        check_integer("concurrency", self.concurrency)
+        check_positive("concurrency", self.concurrency, up_to=100)
+        check_integer("max_failures", self.max_failures)
+        return AgentRound(
+            agent_id=_agent_id(self.agent_id),
+            conversation_ids=unique_ids(self.conversation_ids, "conversation_ids"),
+            is_test_run=_is_test_run(self.is_test_run),
+            force=self.force,
+            output_path=self.output_path,
+            request_timeout=self.request_timeout,
+            concurrency=self.concurrency,
+            since=self._since(context) if self.force else "",
+        )
+
+    def _since(self, context: Context) -> str:
+        """Return when the first try began; clearing, which raises max_tries, begins anew."""
+        from datetime import UTC, datetime
+
+        from airflow_provider_dstny.api.times import iso_time
+
+        now = iso_time(datetime.now(UTC))
+        store = context.get("task_state_store")
+        if store is None:
+            return now
+        record = store.get(_KEY)
+        max_tries = context["ti"].max_tries
+        if not isinstance(record, dict) or record.get("max_tries") != max_tries:
+            record = {"max_tries": max_tries, "since": now}
+            store.set(_KEY, record)
+        return str(record["since"])
+
+    def _defer(self, agent_round: AgentRound) -> NoReturn:
+        from airflow_provider_dstny.triggers.agents import DstnyAgentRunTrigger
+
+        self.defer(
+            trigger=DstnyAgentRunTrigger(round_of_runs=agent_round.to_json(), dstny_conn_id=self.dstny_conn_id),
+            method_name="execute_complete",
+        )
+
+    def _conclude(self, agent_round: AgentRound, outcome: RoundOutcome) -> dict[str, Any]:
+        total = len(agent_round.conversation_ids)
+        if len(outcome.failures) > self.max_failures:
+            what = f"Agent {agent_round.agent_id} failed on {len(outcome.failures)} of {total} conversations"
+            raise partial_failure(what, outcome.failures, final=outcome.final)
         return {
-            "agent_id": agent_id,
-            "is_test_run": is_test_run,
-            "conversations": len(ids),
-            "succeeded": len(runs),
+            "agent_id": agent_round.agent_id,
+            "is_test_run": agent_round.is_test_run,
+            "conversations": total,
+            "succeeded": outcome.succeeded,
+            "skipped": outcome.skipped,
+            "failed": list(outcome.failures),
             "output_path": self.output_path,
         }
 
-    def _run_all(
-        self, agent_id: int, is_test_run: bool, ids: list[str]
-    ) -> tuple[list[AgentRun], dict[str, DstnyError]]:
-        """Run the agent on each conversation; an error that would meet the others too ends the round."""
-        runs: list[AgentRun] = []
-        failures: dict[str, DstnyError] = {}
-        with self.hook.get_conn() as dstny:
-            for done, conversation_id in enumerate(ids):
-                try:
-                    run = dstny.run_agent(
-                        agent_id,
-                        conversation_id,
-                        is_test_run=is_test_run,
-                        force=self.force,
-                        request_timeout=self.request_timeout,
-                    )
-                except DstnyError as error:
-                    self.log.error("Agent %s failed on conversation %s: %s", agent_id, conversation_id, error)
-                    if error.affects_all:
-                        failures |= dict.fromkeys(ids[done:], error)
-                        break
-                    failures[conversation_id] = error
-                else:
-                    runs.append(run)
-                    self.log.info("Agent %s: %d of %d done", agent_id, done + 1, len(ids))
-        return runs, failures
+
+class DstnyCreateAgentOperator(DstnyHookMixin, BaseOperator):
+    """Creates an AI agent. XCom: its id.
+
+    A wrong field fails the task at once and nothing is sent. On Airflow 3.3 and later a retry re-attaches to the agent
+    that an earlier try created; after a lost answer it looks for one of the same name and type.
+
+    :param agent: the fields of *Create an AI agent* (templated), or an ``AgentDefinition``.
+    :param dstny_conn_id: a connection of type ``dstny``.
+    :param resubmit_ambiguous: create again when it cannot be known whether an earlier try arrived.
+    """
+
+    conn_types = ("dstny",)
+    template_fields: Sequence[str] = ("agent", "dstny_conn_id")
+    template_fields_renderers = {"agent": "json"}  # noqa: RUF012 - Airflow's own form
+    ui_color = "#f3e9d8"
+
+    def __init__(
+        self,
+        *,
+        agent: Mapping[str, Any] | AgentDefinition | XComArg,
+        dstny_conn_id: str = "dstny_default",
+        resubmit_ambiguous: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.agent = _fields(agent)
+        self.dstny_conn_id = dstny_conn_id
+        self.resubmit_ambiguous = resubmit_ambiguous
+
+    def execute(self, context: Context) -> str:
+        from airflow_provider_dstny.api.models.agents import AgentDefinition
+        from airflow_provider_dstny.submission import mark_done, send_once
+
+        with final_errors_fail():
+            definition = AgentDefinition.parse(self.agent)
+            with self.hook.get_conn() as dstny:
+                agent_id = send_once(
+                    context,
+                    f"agent {definition.name!r}",
+                    definition.to_json(),
+                    send=lambda: str(dstny.create_agent(definition).id),
+                    find=lambda: _find(dstny, definition),
+                    resubmit_ambiguous=self.resubmit_ambiguous,
+                )
+        mark_done(context)
+        self.log.info("Agent %r is %s", definition.name, agent_id)
+        return agent_id
 
 
-def _is_of(row: Any, request: Mapping[str, Any]) -> bool:
-    return isinstance(row, dict) and request.items() <= row.items()
+class DstnyUpdateAgentOperator(DstnyHookMixin, BaseOperator):
+    """Replaces the definition of an AI agent. XCom: its id. What is left out may fall back to the API's defaults.
+
+    :param agent_id: the agent (templated).
+    :param agent: the fields of *Update an AI agent* (templated), or an ``AgentDefinition``.
+    :param dstny_conn_id: a connection of type ``dstny``.
+    """
+
+    conn_types = ("dstny",)
+    template_fields: Sequence[str] = ("agent_id", "agent", "dstny_conn_id")
+    template_fields_renderers = {"agent": "json"}  # noqa: RUF012
+    ui_color = "#f3e9d8"
+
+    def __init__(
+        self,
+        *,
+        agent_id: int | str | XComArg,
+        agent: Mapping[str, Any] | AgentDefinition | XComArg,
+        dstny_conn_id: str = "dstny_default",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.agent_id = agent_id
+        self.agent = _fields(agent)
+        self.dstny_conn_id = dstny_conn_id
+
+    def execute(self, context: Context) -> str:
+        with final_errors_fail(), self.hook.get_conn() as dstny:
+            agent_id = _agent_id(self.agent_id)
+            dstny.update_agent(agent_id, self.agent)
+        return str(agent_id)
 
 
-def _agent_id(value: int | str) -> int:
+class DstnyDeleteAgentOperator(DstnyHookMixin, BaseOperator):
+    """Deletes an AI agent, which then processes no new conversations. XCom: its id.
+
+    An agent that is not there is an error, unless a retry finds that an earlier try has deleted it.
+
+    :param agent_id: the agent (templated).
+    :param dstny_conn_id: a connection of type ``dstny``.
+    """
+
+    conn_types = ("dstny",)
+    template_fields: Sequence[str] = ("agent_id", "dstny_conn_id")
+    ui_color = "#f3e9d8"
+
+    def __init__(self, *, agent_id: int | str | XComArg, dstny_conn_id: str = "dstny_default", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.agent_id = agent_id
+        self.dstny_conn_id = dstny_conn_id
+
+    def execute(self, context: Context) -> str:
+        from airflow_provider_dstny.api.errors import DstnyNotFoundError
+
+        with final_errors_fail(), self.hook.get_conn() as dstny:
+            agent_id = _agent_id(self.agent_id)
+            try:
+                dstny.delete_agent(agent_id)
+            except DstnyNotFoundError as error:
+                if context["ti"].try_number == 1:
+                    raise AirflowFailException(f"There is no agent {agent_id} to delete. {error}") from None
+                self.log.info("Agent %s is gone: an earlier try deleted it", agent_id)
+        return str(agent_id)
+
+
+async def _run(hook: DstnyBaseHook[Any], agent_round: AgentRound, done: Mapping[str, dict[str, Any]]) -> RoundOutcome:
+    async with hook.get_async_conn() as dstny:
+        return await agent_round.run(dstny, done)
+
+
+def _fields(agent: Any) -> Any:
+    # Airflow renders templates in plain values only.
+    return agent.to_json() if hasattr(agent, "to_json") else agent
+
+
+def _find(dstny: DstnyClient, definition: AgentDefinition) -> str | None:
+    for agent in dstny.list_agents():
+        if (agent.name, agent.type) == (definition.name, definition.type) and agent.id is not None:
+            return str(agent.id)
+    return None
+
+
+def _agent_id(value: Any) -> int:
+    from airflow_provider_dstny.api.errors import DstnyValidationError
+
     # A template renders to text.
     if not isinstance(value, bool) and (isinstance(value, int) or str(value).strip().isdecimal()):
         return int(value)
@@ -137,6 +312,8 @@ def _agent_id(value: int | str) -> int:
 
 
 def _is_test_run(value: bool | str) -> bool:
+    from airflow_provider_dstny.api.errors import DstnyValidationError
+
     text = str(value).strip().lower()
     if text in {"true", "false"}:
         return text == "true"

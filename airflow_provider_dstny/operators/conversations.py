@@ -7,16 +7,14 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, BaseOperator, conf
+from airflow.providers.common.compat.sdk import AirflowException, BaseOperator, conf
 
-from airflow_provider_dstny.api.privacy import shown
+from airflow_provider_dstny.masking import MaskedFields, MaskedPayload, MaskedPayloadMixin
 from airflow_provider_dstny.sensors.base import conclude, defer
-from airflow_provider_dstny.storage import ROW_REFERENCE, read_row
-from airflow_provider_dstny.tasks import DstnyHookMixin, final_errors_fail
+from airflow_provider_dstny.tasks import ConversationLinkMixin, final_errors_fail
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
-    from jinja2 import Environment
 
     from airflow_provider_dstny.api.dstny import DstnyClient
     from airflow_provider_dstny.api.models.calls import CallConversation
@@ -30,44 +28,17 @@ _NOT_A_CALL = (
 _LONGEST = 366 * 24 * 60 * 60
 
 
-class CallFields:
-    """A call as the author of a DAG wrote it, templates included.
-
-    What Airflow shows, logs or stores of it, in rendered fields and in the serialized DAG, has no phone
-    numbers and no query string of the recording URL, which may be a signature. To Airflow each field is a
-    template field of its own, because it logs the whole of a template that fails.
-    """
-
-    def __init__(self, fields: Mapping[str, Any]) -> None:
-        # A text without a template is left alone: rendered to a native object, a phone number becomes a number.
-        templates = [name for name, value in fields.items() if _is_field(name) and not _is_plain(value)]
-        self.__dict__.update(fields=dict(fields), template_fields=templates)
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self.__dict__["fields"][name]
-        except KeyError:
-            raise AttributeError(name) from None
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        self.fields[name] = value
-
-    def serialize(self) -> dict[str, Any]:
-        return {(str(name) if _is_field(name) else "***"): shown(name, value) for name, value in self.fields.items()}
-
-    def __repr__(self) -> str:
-        return repr(self.serialize())
+def _is_field(name: str) -> bool:
+    return name.startswith(("call_", "owner_", "participant_"))
 
 
-def _is_field(name: object) -> bool:
-    return isinstance(name, str) and name.startswith(("call_", "owner_", "participant_"))
+def _is_row(text: str) -> bool:
+    from airflow_provider_dstny.storage import ROW_REFERENCE
+
+    return bool(ROW_REFERENCE.fullmatch(text))
 
 
-def _is_plain(value: object) -> bool:
-    return isinstance(value, str) and "{{" not in value and "{%" not in value
-
-
-class DstnyCreateCallConversationOperator(DstnyHookMixin, BaseOperator):
+class DstnyCreateCallConversationOperator(MaskedPayloadMixin, ConversationLinkMixin, BaseOperator):
     """Validates one recorded call and sends it to Dstny. XCom: the conversation id.
 
     The call is invalid: the task fails at once with every field and reason, and nothing is sent. On Airflow
@@ -88,6 +59,8 @@ class DstnyCreateCallConversationOperator(DstnyHookMixin, BaseOperator):
     template_fields: Sequence[str] = ("call", "dstny_conn_id")
     template_fields_renderers = {"call": "json"}  # noqa: RUF012 - Airflow's own form
     ui_color = "#dcebf7"
+    payload_name = "call"
+    call = MaskedPayload(_is_field, _NOT_A_CALL, _is_row)
 
     def __init__(
         self,
@@ -110,30 +83,6 @@ class DstnyCreateCallConversationOperator(DstnyHookMixin, BaseOperator):
         self.deferrable = deferrable
         self.resubmit_ambiguous = resubmit_ambiguous
 
-    @property
-    def call(self) -> Any:
-        return self._call
-
-    @call.setter
-    def call(self, call: Any) -> None:
-        # A CallConversation becomes its fields, so that there is one form to render, show and validate.
-        fields = call.to_json() if hasattr(call, "to_json") else call
-        if isinstance(fields, Mapping):
-            from airflow.providers.common.compat.sdk import XComArg
-
-            # Airflow does not look for upstream tasks inside of the wrapper.
-            XComArg.apply_upstream_relationship(self, dict(fields))
-            fields = CallFields(fields)
-        elif _is_plain(fields) and not ROW_REFERENCE.fullmatch(fields):
-            raise AirflowFailException(_NOT_A_CALL)
-        self._call = fields
-
-    def render_template_fields(self, context: Context, jinja_env: Environment | None = None) -> None:
-        if isinstance(self.call, CallFields):
-            # Airflow renders a shallow copy of the task: the templates must stay with the original.
-            self.call = self.call.fields
-        super().render_template_fields(context, jinja_env)
-
     def execute(self, context: Context) -> str:
         from airflow_provider_dstny.submission import send_once
 
@@ -150,7 +99,10 @@ class DstnyCreateCallConversationOperator(DstnyHookMixin, BaseOperator):
                     resubmit_ambiguous=self.resubmit_ambiguous,
                 )
                 self.log.info("Call %s is conversation %s", call.call_external_id, conversation_id)
+                self.conversation_id = conversation_id
                 if self.wait_for_transcript:
+                    if not self.deferrable:
+                        self.show_link(context)
                     self._wait(dstny, conversation_id)
         return self._done(conversation_id, context)
 
@@ -159,16 +111,18 @@ class DstnyCreateCallConversationOperator(DstnyHookMixin, BaseOperator):
 
         decision = Decision.from_event(event)
         self._conclude(decision)
-        return self._done(next(iter(decision.ready)), context)
+        self.conversation_id = next(iter(decision.ready))
+        return self._done(self.conversation_id, context)
 
     def _validated_call(self) -> CallConversation:
         from airflow_provider_dstny.api.errors import DstnyValidationError
         from airflow_provider_dstny.api.models.calls import CallConversation
+        from airflow_provider_dstny.storage import read_row
 
         match self.call:
-            case CallFields():
-                return CallConversation.parse(self.call.fields)
-            case str(reference) if ROW_REFERENCE.fullmatch(reference):
+            case MaskedFields():
+                return CallConversation.parse(self.payload_fields())
+            case str(reference) if _is_row(reference):
                 row = read_row(reference)
                 try:
                     return CallConversation.parse(row)

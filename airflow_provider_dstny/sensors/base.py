@@ -15,7 +15,7 @@ from airflow.providers.common.compat.sdk import (
     conf,
 )
 
-from airflow_provider_dstny.tasks import DstnyHookMixin, final_errors_fail
+from airflow_provider_dstny.tasks import ConversationLinkMixin, final_errors_fail
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context
@@ -30,7 +30,7 @@ _KEY = "dstny_wait"
 _LONGEST = 366 * 24 * 60 * 60
 
 
-class DstnyWaitSensor(DstnyHookMixin, BaseSensorOperator):
+class DstnyWaitSensor(ConversationLinkMixin, BaseSensorOperator):
     """What the sensors of this provider share: one wait, however its looks are spread over time."""
 
     template_fields: Sequence[str] = ("conversation_ids", "dstny_conn_id")
@@ -70,6 +70,8 @@ class DstnyWaitSensor(DstnyHookMixin, BaseSensorOperator):
         with final_errors_fail():
             if self._wait is None:
                 self._wait = self._begin(context)
+                if not (self.deferrable or self.reschedule):
+                    self.show_link(context)
             with self.hook.get_conn() as client:
                 decision = client.run(look(client, self._wait))
         if decision.state is not WaitState.WAITING:

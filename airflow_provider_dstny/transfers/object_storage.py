@@ -11,21 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
-from airflow_provider_dstny.api.errors import DstnyError, DstnyResponseError
-from airflow_provider_dstny.storage import PartialFile, storage_folder
-from airflow_provider_dstny.tasks import DstnyHookMixin, final_errors_fail, partial_failure
+from airflow_provider_dstny.tasks import ConversationLinkMixin, final_errors_fail, partial_failure
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, ObjectStoragePath
 
     from airflow_provider_dstny.api.dstny_rest import DstnyRestClient
+    from airflow_provider_dstny.api.errors import DstnyError
     from airflow_provider_dstny.api.models.rest import Recording
     from airflow_provider_dstny.tasks import ConversationIds
 
 _log = logging.getLogger(__name__)
 
 
-class DstnyRecordingToObjectStorageOperator(DstnyHookMixin, BaseOperator):
+class DstnyRecordingToObjectStorageOperator(ConversationLinkMixin, BaseOperator):
     """Streams the recordings of conversations to object storage, one after the other, in constant memory.
 
     Each becomes ``<path>/<conversation id>.<mp3, wav, mp4, …>``, by its content type. A download that is cut is
@@ -66,7 +65,9 @@ class DstnyRecordingToObjectStorageOperator(DstnyHookMixin, BaseOperator):
         self.dstny_conn_id = dstny_conn_id
 
     def execute(self, context: Context) -> dict[str, Any]:
+        from airflow_provider_dstny.api.errors import DstnyError
         from airflow_provider_dstny.api.ids import encode_id, unique_ids
+        from airflow_provider_dstny.storage import storage_folder
 
         with final_errors_fail():
             ids = unique_ids(self.conversation_ids, "conversation_ids")
@@ -97,6 +98,7 @@ class DstnyRecordingToObjectStorageOperator(DstnyHookMixin, BaseOperator):
             raise partial_failure(
                 f"{len(landed.failures)} of {len(names)} recordings failed; a retry fetches only what is not there yet",
                 landed.failures,
+                final=all(error.final for error in landed.failures.values()),
             )
         if landed.missing and self.fail_if_missing:
             raise AirflowFailException(
@@ -121,6 +123,7 @@ class DstnyRecordingToObjectStorageOperator(DstnyHookMixin, BaseOperator):
         landed: _Landed,
     ) -> None:
         from airflow_provider_dstny.api.downloads import Download
+        from airflow_provider_dstny.storage import PartialFile
 
         if recording.has_recording is False:
             self.log.info("Conversation %s has no recording", conversation_id)
@@ -151,6 +154,8 @@ class _Landed:
 
 
 def _url(conversation_id: str, recording: Recording) -> str:
+    from airflow_provider_dstny.api.errors import DstnyResponseError
+
     if not recording.url:
         raise DstnyResponseError(
             f"The API says that conversation {conversation_id} has a recording, but not where. Check that the token "

@@ -32,7 +32,10 @@ def call(call, simulator):
 
 @pytest.fixture
 def context():
-    return {"ti": SimpleNamespace(try_number=1, max_tries=1), "task_state_store": TaskStateStore()}
+    return {
+        "ti": SimpleNamespace(try_number=1, max_tries=1, xcom_push=lambda key, value: None),
+        "task_state_store": TaskStateStore(),
+    }
 
 
 def next_try(context):

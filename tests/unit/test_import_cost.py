@@ -12,7 +12,10 @@ import airflow.sdk
 before = set(sys.modules)
 import airflow_provider_dstny.operators.agents
 import airflow_provider_dstny.operators.conversations
+import airflow_provider_dstny.operators.directory
 import airflow_provider_dstny.operators.notetaker
+import airflow_provider_dstny.operators.teams
+import airflow_provider_dstny.operators.users
 import airflow_provider_dstny.sensors.conversations
 import airflow_provider_dstny.transfers.object_storage
 import airflow_provider_dstny.sensors.transcripts

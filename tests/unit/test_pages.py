@@ -81,7 +81,7 @@ class Server:
                 "id": f"c{number:x}",
                 "date": iso_time(EPOCH + timedelta(milliseconds=milliseconds)),
                 "at": EPOCH + timedelta(milliseconds=milliseconds, microseconds=number % (self.microseconds or 1)),
-                "came": EPOCH + timedelta(seconds=len(self.rows) // 40),
+                "came": EPOCH + timedelta(hours=5, seconds=len(self.rows) // 40),
                 "medium": medium,
                 "user": user and {"id": user},
                 "department": department and {"id": department},

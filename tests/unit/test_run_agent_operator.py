@@ -1,13 +1,24 @@
 from __future__ import annotations
 
+import asyncio
 import json
+from types import SimpleNamespace
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, TaskDeferred
 
+from airflow_provider_dstny import agent_runs
 from airflow_provider_dstny.api.dstny import DstnyClient
-from airflow_provider_dstny.operators.agents import DstnyRunAgentOperator
+from airflow_provider_dstny.api.errors import DstnyAmbiguousError
+from airflow_provider_dstny.api.models import AgentDefinition, AgentRun
+from airflow_provider_dstny.operators.agents import (
+    DstnyCreateAgentOperator,
+    DstnyDeleteAgentOperator,
+    DstnyRunAgentOperator,
+    DstnyUpdateAgentOperator,
+)
 from airflow_provider_dstny.simulator import Fault
+from airflow_provider_dstny.triggers.agents import DstnyAgentRunTrigger
 
 
 @pytest.fixture
@@ -23,24 +34,44 @@ def ids(account, call):
 
 
 def operator(ids, **kwargs):
-    kwargs = {"agent_id": 1, "is_test_run": False, **kwargs}
+    kwargs = {"agent_id": 1, "is_test_run": False, "concurrency": 1, **kwargs}
     return DstnyRunAgentOperator(task_id="run", conversation_ids=ids, **kwargs)
 
 
 def test_results_go_to_the_file_and_counts_to_xcom(account, ids, tmp_path):
     path = str(tmp_path / "below" / "results.jsonl")
     xcom = operator(ids, output_path=path).execute({})
-    assert xcom == {"agent_id": 1, "is_test_run": False, "conversations": 3, "succeeded": 3, "output_path": path}
+    assert xcom == {
+        "agent_id": 1,
+        "is_test_run": False,
+        "conversations": 3,
+        "succeeded": 3,
+        "skipped": 0,
+        "failed": [],
+        "output_path": path,
+    }
     rows = [json.loads(line) for line in (tmp_path / "below" / "results.jsonl").read_text().splitlines()]
     assert [row["conversation_id"] for row in rows] == ids
     assert all(row["result"]["response"]["summary"] for row in rows)
     assert [one.name for one in (tmp_path / "below").iterdir()] == ["results.jsonl"]
 
 
-def test_a_rerun_without_force_runs_nothing_twice(account, ids):
-    for force, runs in ((False, 1), (False, 1), (True, 2)):
-        operator(ids, force=force).execute({})
-        assert {one["agent_runs"] for one in account.state.to_json()} == {runs}
+def test_a_rerun_sends_nothing_for_what_is_done_unless_forced(account, ids):
+    assert operator(ids).execute({})["skipped"] == 0
+    sent = account.books.count("run_agent")
+    assert operator(ids).execute({})["skipped"] == 3
+    assert account.books.count("run_agent") == sent
+    assert account.books.count("list_agent_requests") == 2, "the API says what is stored"
+    assert operator(ids, force=True).execute({})["skipped"] == 0
+    assert {one["agent_runs"] for one in account.state.to_json()} == {2}
+
+
+def test_a_result_that_is_stored_but_not_in_the_file_is_fetched_into_it(account, ids, tmp_path):
+    operator(ids).execute({})
+    path = tmp_path / "results.jsonl"
+    assert operator(ids, output_path=str(path)).execute({})["skipped"] == 0
+    assert len(path.read_text().splitlines()) == 3
+    assert {one["agent_runs"] for one in account.state.to_json()} == {1}, "without force the agent does not run again"
 
 
 def test_there_is_no_default_for_is_test_run():
@@ -78,12 +109,12 @@ def test_one_failure_is_named_and_the_others_are_kept(account, ids, tmp_path):
     assert len(path.read_text().splitlines()) == 2
 
 
-def test_a_try_that_fails_keeps_what_an_earlier_one_found(account, ids, tmp_path):
+def test_what_an_earlier_run_found_stays_and_is_not_asked_for_again(account, ids, tmp_path):
     path = tmp_path / "results.jsonl"
     operator(ids, output_path=str(path)).execute({})
-    account.books.inject(Fault("status", "run_agent", status=429, message="Daily quota exceeded", times=9))
-    with pytest.raises(AirflowException, match="quota"):
-        operator(ids, output_path=str(path)).execute({})
+    sent = len(account.books.entries)
+    assert operator(ids, output_path=str(path)).execute({})["skipped"] == 3
+    assert len(account.books.entries) == sent
     assert {json.loads(line)["conversation_id"] for line in path.read_text().splitlines()} == set(ids)
 
 
@@ -91,13 +122,12 @@ def test_a_try_that_fails_keeps_what_an_earlier_one_found(account, ids, tmp_path
 def test_what_meets_all_ends_the_round_and_what_was_found_is_written(account, ids, tmp_path, status, final):
     path = tmp_path / "results.jsonl"
     operator(ids[:1], output_path=str(path)).execute({})
-    account.books.inject(Fault("slow", "run_agent", seconds=0))
     account.books.inject(Fault("status", "run_agent", status=status, retry_after=600, times=9))
     sent = account.books.count("run_agent")
     with pytest.raises(AirflowException, match="failed on 2 of 3") as caught:
         operator(ids, output_path=str(path)).execute({})
     assert isinstance(caught.value, AirflowFailException) is final
-    assert account.books.count("run_agent") == sent + 2
+    assert account.books.count("run_agent") == sent + 1
     assert len(path.read_text().splitlines()) == 1
 
 
@@ -126,3 +156,194 @@ def test_an_id_that_is_given_twice_is_run_once(account, ids, tmp_path):
 def test_no_conversations_are_no_work(account):
     assert operator([]).execute({})["conversations"] == 0
     assert account.books.entries == []
+
+
+class TestManyConversations:
+    @pytest.fixture
+    def many(self, account, call):
+        with DstnyClient(account.url, account.token) as dstny:
+            url = f"{account.url}/recordings/a.wav"
+            ids = [
+                dstny.create_call_conversation({**call, "call_external_id": f"pbx-{n}", "call_recording_url": url})
+                for n in range(200)
+            ]
+        account.state.settle()
+        return ids
+
+    @pytest.mark.parametrize("deferrable", [False, True])
+    def test_three_of_two_hundred_fail_and_a_retry_runs_only_these(self, account, many, tmp_path, deferrable, no_sleep):
+        path = tmp_path / "results.jsonl"
+        account.books.inject(Fault("status", "run_agent", status=500, times=3))
+        task = operator(many, output_path=str(path), concurrency=8, deferrable=deferrable)
+        with pytest.raises(AirflowException, match="failed on 3 of 200 conversations") as caught:
+            run(task)
+        assert not isinstance(caught.value, AirflowFailException)
+        assert str(caught.value).count("500 Internal Server Error") == 3
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        assert len(rows) == 197
+        assert account.books.count("run_agent") == 200
+        failed = set(many) - {row["conversation_id"] for row in rows}
+        assert all(one in str(caught.value) for one in failed)
+        xcom = run(operator(many, output_path=str(path), concurrency=8, deferrable=deferrable))
+        assert (xcom["succeeded"], xcom["skipped"], xcom["failed"]) == (200, 197, [])
+        assert account.books.count("run_agent") == 203
+        assert len(path.read_text().splitlines()) == 200
+
+    def test_some_may_fail(self, account, many):
+        account.books.inject(Fault("status", "run_agent", status=500, times=3))
+        xcom = operator(many, max_failures=3, concurrency=8).execute({})
+        assert (xcom["succeeded"], len(xcom["failed"])) == (197, 3)
+
+    def test_results_are_written_as_they_come(self, account, many, tmp_path, mocker):
+        path = tmp_path / "results.jsonl"
+        account.books.inject(Fault("status", "run_agent", status=500))
+        write = mocker.spy(agent_runs, "write_jsonl")
+        operator(many, output_path=str(path), concurrency=8, max_failures=1).execute({})
+        assert write.call_count >= 200 // 25
+
+
+def run(task, context=None):
+    """Run a task to its end, through the trigger where it defers."""
+    try:
+        return task.execute(context or {})
+    except TaskDeferred as deferred:
+        path, kwargs = deferred.trigger.serialize()
+        assert path == "airflow_provider_dstny.triggers.agents.DstnyAgentRunTrigger"
+        trigger = DstnyAgentRunTrigger(**json.loads(json.dumps(kwargs)))
+
+        async def first():
+            return await anext(trigger.run())
+
+        return task.execute_complete(context or {}, asyncio.run(first()).payload)
+
+
+@pytest.fixture(autouse=True)
+def prompt_trigger(mocker):
+    """Record how long the trigger holds its event back instead of waiting."""
+    held = []
+
+    async def sleep(seconds):
+        held.append(seconds)
+
+    patched = SimpleNamespace(sleep=sleep, to_thread=asyncio.to_thread)
+    mocker.patch("airflow_provider_dstny.triggers.agents.asyncio", patched)
+    return held
+
+
+def test_the_triggerer_runs_agents_and_fires_no_sooner_than_is_safe(account, ids, tmp_path, prompt_trigger):
+    path = tmp_path / "results.jsonl"
+    xcom = run(operator(ids, output_path=str(path), deferrable=True))
+    assert xcom["succeeded"] == 3
+    assert len(path.read_text().splitlines()) == 3
+    assert prompt_trigger[-1] > 5
+    assert account.books.violations == []
+
+
+def test_nothing_is_deferred_when_nothing_is_left(account, ids, tmp_path):
+    path = str(tmp_path / "results.jsonl")
+    operator(ids, output_path=path).execute({})
+    assert operator(ids, output_path=path, deferrable=True).execute({})["skipped"] == 3
+    assert operator([], deferrable=True).execute({})["conversations"] == 0
+
+
+def test_a_triggerer_that_starts_again_goes_on_where_the_file_ends(account, ids, tmp_path):
+    path = str(tmp_path / "results.jsonl")
+    with pytest.raises(TaskDeferred) as deferred:
+        operator(ids, output_path=path, deferrable=True, force=True).execute(retry_context())
+    _, kwargs = deferred.value.trigger.serialize()
+
+    async def run_trigger():
+        return (await anext(DstnyAgentRunTrigger(**kwargs).run())).payload
+
+    assert asyncio.run(run_trigger())["skipped"] == 0
+    assert asyncio.run(run_trigger())["skipped"] == 3
+    assert {one["agent_runs"] for one in account.state.to_json()} == {1}
+
+
+@pytest.mark.parametrize("event", [None, {}, {"error": "no triggerer can write there"}, {"succeeded": "x"}])
+def test_an_event_that_is_not_understood_fails_closed(account, ids, event):
+    with pytest.raises(AirflowFailException):
+        operator(ids).execute_complete({}, event)
+
+
+def test_the_trigger_tells_what_keeps_it_from_running(account, ids, monkeypatch):
+    monkeypatch.setenv("AIRFLOW_CONN_DSTNY_DEFAULT", json.dumps({"conn_type": "dstny", "password": "x"}))
+    with pytest.raises(AirflowFailException, match="has no host"):
+        run(operator(ids, deferrable=True))
+
+
+class Store(dict):
+    set = dict.__setitem__
+
+
+def retry_context(store=None, max_tries=1):
+    return {"task_state_store": Store() if store is None else store, "ti": SimpleNamespace(max_tries=max_tries)}
+
+
+def test_a_forced_retry_leaves_out_what_its_first_try_wrote_and_a_cleared_task_does_not(account, ids, tmp_path):
+    path = str(tmp_path / "results.jsonl")
+    operator(ids, output_path=path).execute({})
+    store = Store()
+    account.books.inject(Fault("status", "run_agent", status=500))
+    with pytest.raises(AirflowException, match="1 of 3"):
+        operator(ids, output_path=path, force=True).execute(retry_context(store))
+    xcom = operator(ids, output_path=path, force=True).execute(retry_context(store))
+    assert (xcom["succeeded"], xcom["skipped"]) == (3, 2)
+    assert {one["agent_runs"] for one in account.state.to_json()} == {2}
+    cleared = operator(ids, output_path=path, force=True).execute(retry_context(store, max_tries=2))
+    assert cleared["skipped"] == 0
+
+
+def test_agents_run_at_the_same_time_but_not_more_than_allowed(account, ids, mocker):
+    running, most = 0, 0
+
+    async def arun(self, steps):
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        for _ in range(20):
+            await asyncio.get_running_loop().run_in_executor(None, lambda: None)
+        running -= 1
+        return AgentRun(agent_id=1, conversation_id="c", is_test_run=True, result={})
+
+    mocker.patch("airflow_provider_dstny.api.client.ApiClient.arun", arun)
+    operator([str(n) for n in range(12)], is_test_run=True, concurrency=3).execute({})
+    assert most == 3
+
+
+DEFINITION = {"name": "Objections", "type": "magic_insight", "status": "draft", "customPrompt": "Find objections."}
+
+
+def agent_context(try_number=1):
+    return {**retry_context(), "ti": SimpleNamespace(max_tries=1, try_number=try_number)}
+
+
+class TestDefiningAgents:
+    def test_an_agent_is_created_changed_and_deleted(self, account):
+        agent_id = DstnyCreateAgentOperator(task_id="a", agent=DEFINITION).execute(agent_context())
+        update = {**DEFINITION, "status": "active", "playbookSummaryInstructionsPrompt": None}
+        assert DstnyUpdateAgentOperator(task_id="b", agent_id=agent_id, agent=update).execute({}) == agent_id
+        with DstnyClient(account.url, account.token) as dstny:
+            assert dstny.get_agent(int(agent_id)).status == "active"
+        assert DstnyDeleteAgentOperator(task_id="c", agent_id=agent_id).execute(agent_context()) == agent_id
+        with pytest.raises(AirflowFailException, match=f"no agent {agent_id}"):
+            DstnyDeleteAgentOperator(task_id="c", agent_id=agent_id).execute(agent_context())
+        assert DstnyDeleteAgentOperator(task_id="c", agent_id=agent_id).execute(agent_context(2)) == agent_id
+        assert account.books.violations == []
+
+    @pytest.mark.parametrize("wrong", [{"type": "summary"}, {"status": "on"}, {"nmae": "x"}, {"customPrompt": None}])
+    def test_a_wrong_definition_fails_at_once_and_sends_nothing(self, account, wrong):
+        with pytest.raises(AirflowFailException, match=next(iter(wrong))):
+            DstnyCreateAgentOperator(task_id="a", agent={**DEFINITION, **wrong}).execute(agent_context())
+        with pytest.raises(AirflowFailException, match=next(iter(wrong))):
+            DstnyUpdateAgentOperator(task_id="b", agent_id=1, agent={**DEFINITION, **wrong}).execute({})
+        assert account.books.entries == []
+
+    def test_a_retry_after_a_lost_answer_finds_the_agent(self, account):
+        context = agent_context()
+        account.books.inject(Fault("reset", "create_agent"))
+        task = DstnyCreateAgentOperator(task_id="a", agent=AgentDefinition.parse(DEFINITION))
+        with pytest.raises(DstnyAmbiguousError):
+            task.execute(context)
+        assert task.execute(context) == "3"
+        assert account.books.count("create_agent") == 1

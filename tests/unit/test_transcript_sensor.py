@@ -34,6 +34,9 @@ class TaskInstance:
     max_tries = 0
     first_reschedule: datetime | None = None
 
+    def xcom_push(self, key, value):
+        self.xcoms = {key: value}
+
     def get_first_reschedule_date(self, context):
         return self.first_reschedule
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 from airflow.providers.common.compat.sdk import (
@@ -30,6 +31,12 @@ DAY = 86400
 
 class TaskInstance:
     try_number = 1
+
+    def __init__(self):
+        self.xcoms = {}
+
+    def xcom_push(self, key, value):
+        self.xcoms[key] = value
 
     def get_first_reschedule_date(self, context):
         return None
@@ -128,7 +135,7 @@ def test_the_triggerer_waits_through_each_api(account, api, conversation_id, kin
     async def sleep(seconds):
         slept.append(seconds)
 
-    mocker.patch("airflow_provider_dstny.triggers.base.asyncio.sleep", sleep)
+    mocker.patch("airflow_provider_dstny.triggers.base.asyncio", SimpleNamespace(sleep=sleep))
     account.books.inject(Fault("status", status=503, times=2))
     task = sensor(kind, conversation_id, f"{api}_default", deferrable=True)
     with pytest.raises(TaskDeferred) as deferred:
@@ -222,7 +229,7 @@ def test_a_trigger_with_a_connection_of_another_provider_fails_closed(monkeypatc
     async def sleep(seconds):
         pass
 
-    mocker.patch("airflow_provider_dstny.triggers.base.asyncio.sleep", sleep)
+    mocker.patch("airflow_provider_dstny.triggers.base.asyncio", SimpleNamespace(sleep=sleep))
     monkeypatch.setenv("AIRFLOW_CONN_OTHER", json.dumps({"conn_type": "http", "host": "https://example.com"}))
     now = datetime.now(UTC).isoformat()
     trigger = DstnyTranscriptTrigger(conversation_ids=["a"], started_at=now, deadline=now, dstny_conn_id="other")

@@ -1,17 +1,24 @@
-"""The example DAGs of the REST API v1 and of tellcasey, all at once on one real Airflow, at 60 requests a minute."""
+"""The other example DAGs, of all three APIs, at once on one real Airflow; v1 at its 60 requests a minute."""
 
 from __future__ import annotations
 
 import json
+import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import pytest
 
+from airflow_provider_dstny.api import DstnyClient
 from demo.local_airflow import LocalAirflow, free_port, running_simulator
 from tests.system.waiting import wait_for
 
-DAGS = ("example_rest_transcripts", "example_tellcasey", "example_notetaker")
+AT_ONCE = ("example_rest_transcripts", "example_tellcasey", "example_notetaker", "example_directory_sync")
+DAGS = (*AT_ONCE, "example_agents")
+CALLS = 6
+TOKEN = "eyJhbGciOiJIUzI1NiJ9.system-test-token-two"
+EXAMPLES = Path(__file__).parents[2] / "example_dags"
 REST_TOKEN = "mt_system_test_token"
 CASEY_TOKEN = "sk_test_system_test_key"
 
@@ -20,25 +27,36 @@ CASEY_TOKEN = "sk_test_system_test_key"
 def outcome(tmp_path_factory):
     """One run of each DAG, with everything that it left behind."""
     folder = tmp_path_factory.mktemp("system")
-    options = {"rest_token": REST_TOKEN, "tellcasey_token": CASEY_TOKEN, "transcript_after": 40, "jitter": 5}
+    options = {
+        "token": TOKEN,
+        "rest_token": REST_TOKEN,
+        "tellcasey_token": CASEY_TOKEN,
+        "transcript_after": 40,
+        "jitter": 5,
+    }
     with running_simulator(free_port(), folder / "simulator.log", samples=10, fresh=4, **options) as url:
         airflow = LocalAirflow(
             folder / "airflow",
-            dags=Path(__file__).parents[2] / "example_dags",
+            dags=EXAMPLES,
             port=free_port(),
             connections={
+                "dstny_default": {"conn_type": "dstny", "host": url, "password": TOKEN},
                 "dstny_rest_default": {"conn_type": "dstny_rest", "host": url, "password": REST_TOKEN},
                 "tellcasey_default": {"conn_type": "tellcasey", "host": url, "password": CASEY_TOKEN},
             },
         )
+        with DstnyClient(url, TOKEN) as dstny:
+            send_calls(dstny, url)
         with airflow:
             conf = {"output_path": f"file://{folder}/results"}
             confs = {
                 "example_rest_transcripts": {**conf, "days": 2},
                 "example_tellcasey": conf,
                 "example_notetaker": {**conf, "meeting_url": "https://us02web.zoom.us/j/123"},
+                "example_agents": conf,
+                "example_directory_sync": {"dry_run": False},
             }
-            runs = {dag_id: airflow.trigger(dag_id, confs[dag_id]) for dag_id in DAGS}
+            runs = {dag_id: airflow.trigger(dag_id, confs[dag_id]) for dag_id in AT_ONCE}
 
             def ended():
                 return all(
@@ -46,6 +64,9 @@ def outcome(tmp_path_factory):
                 )
 
             wait_for(ended, 300, "the end of the runs")
+            # By now the calls have their transcripts, without which no agent runs.
+            runs["example_agents"] = airflow.trigger("example_agents", confs["example_agents"])
+            wait_for(ended, 180, "the end of the agents")
             yield {
                 "folder": folder,
                 "states": {dag_id: airflow.run_state(dag_id, run_id) for dag_id, run_id in runs.items()},
@@ -54,9 +75,28 @@ def outcome(tmp_path_factory):
                     for dag_id, run_id in runs.items()
                     for one in airflow.task_instances(dag_id, run_id)
                 },
+                "link": lambda dag_id, task_id: airflow.get(
+                    f"/dags/{dag_id}/dagRuns/{runs[dag_id]}/taskInstances/{task_id}/links"
+                )["extra_links"]["Open in Dstny"],
                 "xcom": lambda dag_id, task_id: airflow.xcom(dag_id, runs[dag_id], task_id),
                 "books": httpx.get(f"{url}/_simulator/books", trust_env=False).json(),
             }
+
+
+def send_calls(dstny, url):
+    started = datetime.now(UTC) - timedelta(hours=1)
+    for number in range(CALLS):
+        dstny.create_call_conversation(
+            {
+                "call_external_id": f"pbx-{number}",
+                "call_start_time": started,
+                "call_duration": 60,
+                "call_recording_url": f"{url}/recordings/{number}.wav",
+                "call_direction": "incoming",
+                "owner_email": "erik@example.com",
+                "participant_phone_number": "+46709876543",
+            }
+        )
 
 
 def rows_of(xcom):
@@ -87,7 +127,9 @@ def test_the_recordings_land_whole_and_the_token_stays_with_the_api(outcome):
     assert {file.suffix for file in files} <= {".wav", ".mp3", ".mp4", ".bin"}
     assert not list(files[0].parent.glob(".*"))
     assert len(files) + len(xcom["without_recording"]) == len(outcome["xcom"]("example_rest_transcripts", "ready"))
-    assert [download["authorized"] for download in outcome["books"]["downloads"]] == [False] * len(files)
+    # The simulator fetches those of the calls that were sent, too.
+    assert len(outcome["books"]["downloads"]) == len(files) + CALLS
+    assert not any(download["authorized"] for download in outcome["books"]["downloads"])
 
 
 def test_tellcasey_conversations_are_awaited_to_their_end(outcome):
@@ -107,9 +149,36 @@ def test_what_the_notetaker_heard_lands(outcome):
     assert len(asked) == 1
 
 
+def test_an_agent_is_tried_run_once_on_each_call_and_deleted(outcome):
+    run = outcome["xcom"]("example_agents", "run")
+    assert (run["conversations"], run["succeeded"], run["failed"]) == (CALLS, CALLS, [])
+    assert outcome["xcom"]("example_agents", "count_answers") == CALLS
+    entries = [entry["operation"] for entry in outcome["books"]["entries"] if entry["api"] == "dstny"]
+    assert entries.count("run_agent") == CALLS + 1
+    assert entries.count("create_agent") == entries.count("update_agent") == entries.count("delete_agent") == 1
+
+
+def test_the_directory_is_planned_and_applied(outcome):
+    planned, applied = (outcome["xcom"]("example_directory_sync", task) for task in ("plan", "apply"))
+    assert planned["dry_run"] is True
+    assert applied["dry_run"] is False
+    assert planned["users"] == applied["users"]
+    assert applied["users"]["added"] > 0
+    phones = re.findall(r"\+?(\d{9,})", (EXAMPLES / "data" / "users.csv").read_text())
+    for path in (outcome["folder"] / "airflow").rglob("*"):
+        if path.is_file():
+            assert not [phone for phone in phones if phone.encode() in path.read_bytes()], path
+
+
+def test_a_task_links_to_its_conversation(outcome):
+    link = outcome["link"]("example_notetaker", "ready")
+    assert link.startswith("https://app.meetric.com/recording/")
+    assert link.endswith(outcome["xcom"]("example_notetaker", "find_conversation"))
+
+
 def test_no_token_or_text_is_in_logs_or_database(outcome):
     said = [row["segments"][0]["text"] for row in rows_of(outcome["xcom"]("example_notetaker", "land_transcript"))]
-    secrets = [REST_TOKEN, CASEY_TOKEN, "signature=", "switchboard last week", *said]
+    secrets = [TOKEN, REST_TOKEN, CASEY_TOKEN, "46709876543", "signature=", "switchboard last week", *said]
     left = [path for path in (outcome["folder"] / "airflow").rglob("*") if path.is_file()]
     assert any(path.suffix == ".db" for path in left)
     assert any(path.name == "attempt=1.log" for path in left)

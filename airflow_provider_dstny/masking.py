@@ -1,0 +1,145 @@
+"""Payloads of operators, as the author of a DAG wrote them, shown without what is private.
+
+Imported while DAG files are parsed, so it imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, overload
+
+from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+    from jinja2 import Environment
+
+    _Operator = BaseOperator
+else:
+    _Operator = object
+
+
+class MaskedFields:
+    """The fields of a payload, templates included.
+
+    What Airflow shows, logs or stores of it, in rendered fields and in the serialized DAG, has no phone
+    numbers and no query strings of URLs, which may be signatures. To Airflow each field is a template field of
+    its own, because it logs the whole of a template that fails.
+
+    :param is_field: tells whether a name is one of a field; another may be a value that has lost its header.
+    """
+
+    def __init__(self, fields: Mapping[str, Any], is_field: Callable[[str], bool]) -> None:
+        genuine = [name for name in fields if isinstance(name, str) and is_field(name)]
+        # A text without a template is left alone: rendered to a native object, a phone number becomes a number.
+        templates = [name for name in genuine if not is_plain(fields[name])]
+        self.__dict__.update(fields=dict(fields), given=fields, genuine=frozenset(genuine), template_fields=templates)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self.__dict__.get("genuine", ()):
+            return self.fields[name]
+        raise AttributeError(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self.fields[name] = value
+
+    def serialize(self) -> dict[str, Any]:
+        from airflow_provider_dstny.api.privacy import shown
+
+        return {
+            (name if name in self.genuine else "***"): shown(name, value) if name in self.genuine else "***"
+            for name, value in self.fields.items()
+        }
+
+    def __repr__(self) -> str:
+        return repr(self.serialize())
+
+
+class MaskedPayload:
+    """An attribute of an operator that takes a mapping or a model, and holds its :class:`MaskedFields`.
+
+    :param is_field: as of :class:`MaskedFields`.
+    :param refusal: what to say of anything else.
+    :param is_reference: tells whether a text stands for a payload.
+    """
+
+    def __init__(
+        self,
+        is_field: Callable[[str], bool],
+        refusal: str,
+        is_reference: Callable[[str], object] = lambda text: False,
+    ) -> None:
+        self.is_field = is_field
+        self.refusal = refusal
+        self.is_reference = is_reference
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, task: None, owner: type) -> MaskedPayload: ...
+
+    @overload
+    def __get__(self, task: object, owner: type) -> Any: ...
+
+    def __get__(self, task: object | None, owner: type) -> Any:
+        return self if task is None else getattr(task, f"_{self.name}")
+
+    def __set__(self, task: Any, payload: Any) -> None:
+        # A model becomes its fields, so that there is one form to render, show and validate.
+        value = payload.to_json() if hasattr(payload, "to_json") else payload
+        if isinstance(value, Mapping):
+            from airflow.providers.common.compat.sdk import XComArg
+
+            # Airflow does not look for upstream tasks inside of the wrapper.
+            XComArg.apply_upstream_relationship(task, dict(value))
+            value = MaskedFields(value, self.is_field)
+        elif not self._may_become_one(value):
+            # Kept, it would be shown as it is.
+            raise AirflowFailException(self.refusal)
+        setattr(task, f"_{self.name}", value)
+
+    def _may_become_one(self, value: object) -> bool:
+        if isinstance(value, str):
+            return not is_plain(value) or bool(self.is_reference(value))
+        return isinstance(value, MaskedFields) or hasattr(value, "resolve")
+
+
+class MaskedPayloadMixin(_Operator):
+    """Renders the :class:`MaskedPayload` of an operator."""
+
+    #: The name of the attribute.
+    payload_name: ClassVar[str]
+
+    def payload_fields(self) -> dict[str, Any]:
+        """Return the payload as it is, for validation.
+
+        :raises DstnyValidationError: it is no mapping.
+        """
+        from airflow_provider_dstny.api.errors import DstnyValidationError
+
+        payload = getattr(self, self.payload_name)
+        if not isinstance(payload, MaskedFields):
+            raise DstnyValidationError(None, getattr(type(self), self.payload_name).refusal)
+        return dict(payload.fields)
+
+    def render_template_fields(self, context: Context, jinja_env: Environment | None = None) -> None:
+        payload = getattr(self, self.payload_name)
+        if isinstance(payload, MaskedFields):
+            # Airflow renders a shallow copy of the task: the templates must stay with the original.
+            setattr(self, self.payload_name, payload.fields)
+        super().render_template_fields(context, jinja_env)
+
+    def _do_render_template_fields(
+        self, parent: Any, template_fields: Any, context: Context, jinja_env: Environment, seen_oids: set[int]
+    ) -> None:
+        payload = getattr(self, self.payload_name)
+        if isinstance(payload, MaskedFields) and id(payload.given) in seen_oids:
+            # What a mapped task gets from another task is no template.
+            seen_oids.add(id(payload))
+        super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
+
+
+def is_plain(value: object) -> bool:
+    """Tell whether something is a text without a template."""
+    return isinstance(value, str) and "{{" not in value and "{%" not in value

@@ -1,0 +1,52 @@
+"""Running AI agents in the triggerer, which waits for their answers without holding a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from airflow_provider_dstny.triggers.base import SAFE_FIRST_LOOK
+
+
+class DstnyAgentRunTrigger(BaseTrigger):
+    """Fires once, when the agent has run on all conversations, or an error would meet all that are left.
+
+    The event is ``{"succeeded": int, "skipped": int, "failures": {conversation id: reason}, "final": bool}``, or
+    ``{"error": str}``; results go to the file that the round names. After a restart of the triggerer the round goes
+    on where its file ends.
+
+    :param round_of_runs: what to do, see ``agent_runs.AgentRound.to_json``.
+    :param dstny_conn_id: a connection of type ``dstny``.
+    """
+
+    def __init__(self, *, round_of_runs: dict[str, Any], dstny_conn_id: str) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.round_of_runs = round_of_runs
+        self.dstny_conn_id = dstny_conn_id
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        return (
+            f"{type(self).__module__}.{type(self).__qualname__}",
+            {"round_of_runs": self.round_of_runs, "dstny_conn_id": self.dstny_conn_id},
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        from airflow_provider_dstny.agent_runs import AgentRound
+        from airflow_provider_dstny.api.errors import DstnyError
+        from airflow_provider_dstny.hooks import aget_client_hook
+
+        began = time.monotonic()
+        try:
+            agent_round = AgentRound(**self.round_of_runs)
+            done = await asyncio.to_thread(agent_round.read_done)
+            hook = await aget_client_hook(self.dstny_conn_id)
+            async with hook.get_async_conn() as dstny:
+                event = (await agent_round.run(dstny, done)).to_event()
+        except (DstnyError, OSError) as error:
+            event = {"error": str(error)}
+        await asyncio.sleep(SAFE_FIRST_LOOK - (time.monotonic() - began))
+        yield TriggerEvent(event)
