@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from contextlib import suppress
 from datetime import UTC, date, datetime
@@ -26,6 +25,8 @@ from airflow_provider_dstny.api.errors import (
 from airflow_provider_dstny.api.operation import operation
 from airflow_provider_dstny.simulator import Fault, Simulator
 from airflow_provider_dstny.simulator.contract import Contract, ContractError
+from tests.contract.calling import SYNC_AND_ASYNC
+from tests.contract.calling import call as call_client
 from tests.unit.test_call_conversation import DOCUMENTED
 from tests.unit.test_directory_models import AGENT, TEAM, USER
 
@@ -121,21 +122,11 @@ CREATIONS = {
 #: For what is decided without a request.
 OFFLINE = DstnyClient("http://127.0.0.1:1", "token")
 
-SYNC_AND_ASYNC = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
-
 
 def call_operation(simulator, name, *args, asynchronous, token=None, **kwargs):
     options = {key: kwargs.pop(key) for key in ("max_retries", "timeout", "paths") if key in kwargs}
     client = DstnyClient(simulator.url, token or simulator.token, **options)
-    if not asynchronous:
-        with client:
-            return getattr(client, name)(*args, **kwargs)
-
-    async def run():
-        async with client:
-            return await getattr(client, name).aio(*args, **kwargs)
-
-    return asyncio.run(run())
+    return call_client(client, name, *args, asynchronous=asynchronous, **kwargs)
 
 
 @pytest.fixture
