@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_dstny.api.differences import differences
-from airflow_provider_dstny.api.errors import DstnyApiError, DstnyValidationError
+from airflow_provider_dstny.api.errors import DstnyApiError, DstnyResponseError, DstnyValidationError
 from airflow_provider_dstny.submission import mark_done, send_once
 
 if TYPE_CHECKING:
@@ -42,7 +42,11 @@ def create_unless_there(
     """
 
     def find() -> User | Team | None:
-        found = [one for one in matches() if one.id is not None]
+        found = matches()
+        if any(one.id is None for one in found):
+            raise DstnyResponseError(
+                f"The API lists such a {kind} without an id, so that it cannot be told which it is."
+            )
         if len(found) > 1:
             ids = ", ".join(str(one.id) for one in found)
             raise DstnyValidationError(

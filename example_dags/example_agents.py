@@ -53,6 +53,10 @@ def example_agents() -> None:
         return [str(call.id) for call in calls]
 
     @task
+    def one_of(conversation_ids: list[str]) -> list[str]:
+        return conversation_ids[:1]
+
+    @task
     def count_answers(run: dict[str, Any]) -> int:
         return len(read_jsonl(run["output_path"]))
 
@@ -61,7 +65,7 @@ def example_agents() -> None:
     trial = DstnyRunAgentOperator(
         task_id="trial",
         agent_id=create.output,
-        conversation_ids="{{ ti.xcom_pull(task_ids='list_calls')[0] }}",
+        conversation_ids=one_of(conversation_ids),
         is_test_run=True,
         output_path=f"{FOLDER}/trial.jsonl",
     )
@@ -76,7 +80,7 @@ def example_agents() -> None:
         deferrable=True,
     )
     delete = DstnyDeleteAgentOperator(task_id="delete", agent_id=create.output, trigger_rule="all_done")
-    conversation_ids >> trial >> activate >> run >> delete
+    trial >> activate >> run >> delete
     count_answers(run.output)
 
 

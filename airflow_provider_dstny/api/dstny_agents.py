@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from airflow_provider_dstny.api.answers import lost_answer
 from airflow_provider_dstny.api.arguments import boolean_param, check_boolean, check_integer, check_positive
 from airflow_provider_dstny.api.client import ApiClient
 from airflow_provider_dstny.api.creation import read_created
@@ -108,13 +109,16 @@ class AgentOperations(ApiClient):
         check_boolean("force", force)
         check_positive("request_timeout", request_timeout, up_to=_LONGEST_TIMEOUT)
         check_integer("agent_id", agent_id)
-        answer = yield self.request(
+        request = self.request(
             "run_agent",
             json={"is_test_run": is_test_run, "force": force},
             timeout=request_timeout,
             agent_id=agent_id,
             conversation_id=conversation_id,
         )
+        answer = yield request
+        if unwrap(answer) is None:
+            raise lost_answer(request, "the answer has no result")
         return AgentRun(
             agent_id=agent_id,
             conversation_id=str(conversation_id),

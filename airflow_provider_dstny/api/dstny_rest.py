@@ -13,6 +13,7 @@ from airflow_provider_dstny.api.client import ApiClient
 from airflow_provider_dstny.api.creation import read_created
 from airflow_provider_dstny.api.errors import DstnyScopeError, DstnyValidationError
 from airflow_provider_dstny.api.iteration import Findings, iteration
+from airflow_provider_dstny.api.models.base import listed
 from airflow_provider_dstny.api.models.rest import (
     Account,
     Insight,
@@ -26,7 +27,6 @@ from airflow_provider_dstny.api.models.rest import (
     RestUser,
     Summary,
     WebhookDelivery,
-    listed,
 )
 from airflow_provider_dstny.api.models.transcripts import Transcript
 from airflow_provider_dstny.api.operation import Route, Steps, operation

@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator, conf
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, BaseOperator, conf
 
 from airflow_provider_dstny.tasks import ConversationLinkMixin, DstnyHookMixin, final_errors_fail, partial_failure
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context, XComArg
+    from airflow.providers.common.compat.sdk import Context, ObjectStoragePath, XComArg
 
-    from airflow_provider_dstny.agent_runs import AgentRound, RoundOutcome
+    from airflow_provider_dstny.agent_runs import AgentRound, ResultsFile, RoundOutcome
     from airflow_provider_dstny.api.dstny import DstnyClient
     from airflow_provider_dstny.api.models.agents import AgentDefinition
     from airflow_provider_dstny.hooks.base import DstnyBaseHook
@@ -26,11 +26,11 @@ _LONGEST_TIMEOUT = 86400.0
 class DstnyRunAgentOperator(ConversationLinkMixin, BaseOperator):
     """Runs one AI agent on each conversation, several at a time.
 
-    What an agent says goes to ``output_path``, one JSON row per conversation, written as it comes. A retry and any
-    later run leave out what is done: conversations with a row in that file, or, without a file, those with a stored
-    result at Dstny. If more than ``max_failures`` conversations fail, the task fails and names them, after the results
-    of the others are written. A refused token, a rate limit, a quota or an API that is not reached ends the round,
-    because it would meet the other conversations too.
+    What an agent says goes to ``output_path``, one JSON row per conversation, written as it comes; other rows of the
+    file stay. A retry and any later run leave out what is done: conversations with a row in that file, or, without a
+    file, those with a stored result at Dstny. If more than ``max_failures`` conversations fail, the task fails and
+    names them, after the results of the others are written. A refused token, a rate limit, a quota or an API that is
+    not reached ends the round, because it would meet the other conversations too.
 
     XCom: ``{"agent_id", "is_test_run", "conversations", "succeeded", "skipped", "failed": [conversation ids],
     "output_path"}``; ``succeeded`` have a result, ``skipped`` of them had it before.
@@ -41,7 +41,7 @@ class DstnyRunAgentOperator(ConversationLinkMixin, BaseOperator):
         API's own is True, with which results vanish unless ``output_path`` is set.
     :param force: run again even where a result is stored. On Airflow 3.3 and later a retry of the task still leaves
         out what an earlier try has written to ``output_path``.
-    :param output_path: a ``.jsonl`` file in object storage (templated), of this task alone.
+    :param output_path: a ``.jsonl`` file in object storage (templated), to which no other task writes at the time.
     :param request_timeout: seconds to wait for the agent on one conversation.
     :param concurrency: how many conversations at a time, within the pace of the connection.
     :param max_failures: how many conversations may fail.
@@ -66,7 +66,7 @@ class DstnyRunAgentOperator(ConversationLinkMixin, BaseOperator):
         conversation_ids: ConversationIds,
         is_test_run: bool | str,
         force: bool = False,
-        output_path: str | None = None,
+        output_path: str | ObjectStoragePath | None = None,
         request_timeout: float = 300.0,
         concurrency: int = 4,
         max_failures: int = 0,
@@ -87,17 +87,19 @@ class DstnyRunAgentOperator(ConversationLinkMixin, BaseOperator):
         self.deferrable = deferrable
 
     def execute(self, context: Context) -> dict[str, Any]:
+        from airflow_provider_dstny.agent_runs import ResultsFile
+
         with final_errors_fail():
             agent_round = self._round(context)
             if agent_round.is_test_run and not agent_round.output_path:
                 self.log.warning("A test run persists nothing and output_path is not set: the results are dropped")
             # Read before the agent runs: a path that is no file must not cost the results.
-            done = agent_round.read_done()
-            if self.deferrable and not done.keys() >= set(agent_round.conversation_ids):
-                self._defer(agent_round)
-            # Resolved here: Airflow's lookup blocks.
+            file = ResultsFile(agent_round.output_path)
+            # Resolved here: a connection that will not do is told at once, and Airflow's lookup blocks.
             hook = self.hook
-            outcome = asyncio.run(_run(hook, agent_round, done))
+            if self.deferrable and len(agent_round.done_in(file)) < len(agent_round.conversation_ids):
+                self._defer(agent_round)
+            outcome = asyncio.run(_run(hook, agent_round, file))
         return self._conclude(agent_round, outcome)
 
     def execute_complete(self, context: Context, event: Any) -> dict[str, Any]:
@@ -105,13 +107,15 @@ class DstnyRunAgentOperator(ConversationLinkMixin, BaseOperator):
 
         outcome = RoundOutcome.from_event(event)
         if outcome is None:
-            reason = event.get("error") if isinstance(event, Mapping) else None
-            raise AirflowFailException(reason or "The trigger sent an event that is not understood.")
+            told = event if isinstance(event, Mapping) and "error" in event else {}
+            kind = AirflowFailException if told.get("final", True) else AirflowException
+            raise kind(told.get("error", "The trigger sent an event that is not understood."))
         return self._conclude(self._round(context), outcome)
 
     def _round(self, context: Context) -> AgentRound:
         from airflow_provider_dstny.agent_runs import AgentRound
         from airflow_provider_dstny.api.arguments import check_boolean, check_integer, check_positive
+        from airflow_provider_dstny.api.errors import DstnyValidationError
         from airflow_provider_dstny.api.ids import unique_ids
 
         check_boolean("force", self.force)
@@ -119,12 +123,14 @@ class DstnyRunAgentOperator(ConversationLinkMixin, BaseOperator):
         check_integer("concurrency", self.concurrency)
         check_positive("concurrency", self.concurrency, up_to=100)
         check_integer("max_failures", self.max_failures)
+        if self.max_failures < 0 or (self.output_path is not None and not str(self.output_path).strip()):
+            raise DstnyValidationError(None, "max_failures must not be negative, and output_path not empty.")
         return AgentRound(
             agent_id=_agent_id(self.agent_id),
             conversation_ids=unique_ids(self.conversation_ids, "conversation_ids"),
             is_test_run=_is_test_run(self.is_test_run),
             force=self.force,
-            output_path=self.output_path,
+            output_path=None if self.output_path is None else str(self.output_path),
             request_timeout=self.request_timeout,
             concurrency=self.concurrency,
             since=self._since(context) if self.force else "",
@@ -167,7 +173,7 @@ class DstnyRunAgentOperator(ConversationLinkMixin, BaseOperator):
             "succeeded": outcome.succeeded,
             "skipped": outcome.skipped,
             "failed": list(outcome.failures),
-            "output_path": self.output_path,
+            "output_path": agent_round.output_path,
         }
 
 
@@ -256,7 +262,8 @@ class DstnyUpdateAgentOperator(DstnyHookMixin, BaseOperator):
 class DstnyDeleteAgentOperator(DstnyHookMixin, BaseOperator):
     """Deletes an AI agent, which then processes no new conversations. XCom: its id.
 
-    An agent that is not there is an error, unless a retry finds that an earlier try has deleted it.
+    An agent that is not there is an error. On Airflow 3.3 and later it is none where an earlier try has sent the
+    deletion.
 
     :param agent_id: the agent (templated).
     :param dstny_conn_id: a connection of type ``dstny``.
@@ -273,21 +280,40 @@ class DstnyDeleteAgentOperator(DstnyHookMixin, BaseOperator):
 
     def execute(self, context: Context) -> str:
         from airflow_provider_dstny.api.errors import DstnyNotFoundError
+        from airflow_provider_dstny.submission import mark_done, send_once
+
+        def delete() -> str:
+            dstny.delete_agent(agent_id)
+            return str(agent_id)
+
+        def find() -> str | None:
+            try:
+                dstny.get_agent(agent_id)
+            except DstnyNotFoundError:
+                return str(agent_id)
+            return None
 
         with final_errors_fail(), self.hook.get_conn() as dstny:
             agent_id = _agent_id(self.agent_id)
             try:
-                dstny.delete_agent(agent_id)
+                # Sent again if an earlier try did not delete it after all: that cannot do any harm.
+                send_once(
+                    context,
+                    f"the deletion of agent {agent_id}",
+                    {"agent_id": agent_id},
+                    send=delete,
+                    find=find,
+                    resubmit_ambiguous=True,
+                )
             except DstnyNotFoundError as error:
-                if context["ti"].try_number == 1:
-                    raise AirflowFailException(f"There is no agent {agent_id} to delete. {error}") from None
-                self.log.info("Agent %s is gone: an earlier try deleted it", agent_id)
+                raise AirflowFailException(f"There is no agent {agent_id} to delete. {error}") from None
+        mark_done(context)
         return str(agent_id)
 
 
-async def _run(hook: DstnyBaseHook[Any], agent_round: AgentRound, done: Mapping[str, dict[str, Any]]) -> RoundOutcome:
+async def _run(hook: DstnyBaseHook[Any], agent_round: AgentRound, file: ResultsFile) -> RoundOutcome:
     async with hook.get_async_conn() as dstny:
-        return await agent_round.run(dstny, done)
+        return await agent_round.run(dstny, file)
 
 
 def _fields(agent: Any) -> Any:

@@ -16,8 +16,8 @@ class DstnyAgentRunTrigger(BaseTrigger):
     """Fires once, when the agent has run on all conversations, or an error would meet all that are left.
 
     The event is ``{"succeeded": int, "skipped": int, "failures": {conversation id: reason}, "final": bool}``, or
-    ``{"error": str}``; results go to the file that the round names. After a restart of the triggerer the round goes
-    on where its file ends.
+    ``{"error": str, "final": bool}``; results go to the file that the round names. After a restart of the triggerer
+    the round goes on where its file ends.
 
     :param round_of_runs: what to do, see ``agent_runs.AgentRound.to_json``.
     :param dstny_conn_id: a connection of type ``dstny``.
@@ -35,18 +35,22 @@ class DstnyAgentRunTrigger(BaseTrigger):
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        from airflow_provider_dstny.agent_runs import AgentRound
+        from airflow_provider_dstny.agent_runs import AgentRound, ResultsFile
         from airflow_provider_dstny.api.errors import DstnyError
         from airflow_provider_dstny.hooks import aget_client_hook
 
         began = time.monotonic()
         try:
             agent_round = AgentRound(**self.round_of_runs)
-            done = await asyncio.to_thread(agent_round.read_done)
+            file = await asyncio.to_thread(ResultsFile, agent_round.output_path)
             hook = await aget_client_hook(self.dstny_conn_id)
             async with hook.get_async_conn() as dstny:
-                event = (await agent_round.run(dstny, done)).to_event()
-        except (DstnyError, OSError) as error:
-            event = {"error": str(error)}
+                event = (await agent_round.run(dstny, file)).to_event()
+        except DstnyError as error:
+            event = {"error": str(error), "final": error.final}
+        except Exception as error:
+            # Else it would fail the task at once, which is too soon after a deferral, and without a reason.
+            self.log.exception("The agent could not be run")
+            event = {"error": f"{type(error).__name__} in the triggerer, whose log tells more.", "final": False}
         await asyncio.sleep(SAFE_FIRST_LOOK - (time.monotonic() - began))
         yield TriggerEvent(event)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from airflow_provider_dstny.api.errors import DstnyResponseError
 from airflow_provider_dstny.api.models import Agent, Conversation, GlobalFilters, Transcript, User
 
 SEGMENTS = {
@@ -113,7 +114,30 @@ def test_a_field_of_another_type_never_breaks_a_read(model, strange):
 def test_lists_come_bare_or_below_data():
     assert [user.id for user in User.read_rows([{"id": 1}, {"id": "2"}])] == [1, "2"]
     assert [user.id for user in User.read_rows({"data": [{"id": 1}]})] == [1]
-    assert User.read_rows(None) == User.read_rows({"data": None}) == []
+    assert User.read_rows([]) == User.read_rows({"data": None}) == User.read_rows({"data": []}) == []
+    assert User.read_rows([None, "x"])[0].id is None
+
+
+@pytest.mark.parametrize("body", [None, "", 7, {}, {"users": [{"id": 1}]}, {"data": {"items": []}}, {"data": "x"}])
+def test_what_is_no_list_is_not_taken_for_an_empty_one(body):
+    with pytest.raises(DstnyResponseError, match="cannot be told from an empty one"):
+        User.read_rows(body)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"links": {"next": "https://x/2"}},
+        {"next_page_url": "https://x/2"},
+        {"pagination": {"has_more": True}},
+        {"meta": {"next_page": 2}},
+    ],
+)
+def test_a_list_with_further_pages_is_not_taken_for_a_whole_one(more):
+    with pytest.raises(DstnyResponseError, match="further pages"):
+        User.read_rows({"data": [{"id": 1}], **more})
+    ended = {name: (dict.fromkeys(value) if isinstance(value, dict) else None) for name, value in more.items()}
+    assert len(User.read_rows({"data": [{"id": 1}], **ended})) == 1
 
 
 def test_unknown_fields_are_kept_but_not_printed():

@@ -10,7 +10,7 @@ from airflow.providers.common.compat.sdk import AirflowException, AirflowFailExc
 from airflow_provider_dstny import agent_runs
 from airflow_provider_dstny.api.dstny import DstnyClient
 from airflow_provider_dstny.api.errors import DstnyAmbiguousError
-from airflow_provider_dstny.api.models import AgentDefinition, AgentRun
+from airflow_provider_dstny.api.models import AgentDefinition, AgentRequest, AgentRun
 from airflow_provider_dstny.operators.agents import (
     DstnyCreateAgentOperator,
     DstnyDeleteAgentOperator,
@@ -90,6 +90,9 @@ def test_what_cannot_work_is_refused_before_anything_is_sent(account, ids):
         ({"ids": [ids[0], ""]}, "conversation_ids"),
         ({"ids": [ids[0], None]}, "conversation_ids"),
         ({"ids": None}, "conversation_ids"),
+        ({"max_failures": -1}, "max_failures"),
+        ({"concurrency": 0}, "concurrency"),
+        ({"output_path": " "}, "output_path"),
     ):
         with pytest.raises(AirflowFailException, match=field):
             operator(**{"ids": ids, **wrong}).execute({})
@@ -140,13 +143,67 @@ def test_a_path_that_cannot_be_written_is_refused_before_the_agent_runs(account,
     assert account.books.count("run_agent") == 0
 
 
-def test_rows_of_another_agent_are_not_kept(account, ids, tmp_path):
+def test_other_rows_of_the_file_stay(account, ids, tmp_path):
     path = tmp_path / "results.jsonl"
-    operator(ids, agent_id=2, output_path=str(path)).execute({})
-    account.books.inject(Fault("status", "run_agent", status=500))
-    with pytest.raises(AirflowException, match="1 of 3"):
-        operator(ids, output_path=str(path)).execute({})
-    assert {json.loads(line)["agent_id"] for line in path.read_text().splitlines()} == {1}
+    path.write_text('{"precious": 1}\n[2]\n')
+    operator(ids[:2], agent_id=2, output_path=str(path)).execute({})
+    operator(ids[:1], output_path=str(path)).execute({})
+    operator(ids[1:], output_path=str(path)).execute({})
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert rows[:2] == [{"precious": 1}, [2]]
+    assert [(row["agent_id"], row["conversation_id"]) for row in rows[2:]] == [
+        *((2, one) for one in ids[:2]),
+        *((1, one) for one in ids),
+    ]
+
+
+@pytest.mark.parametrize("row", [{"result": None}, {"result": {"a": 1}, "is_test_run": True}, {"agent_id": "1"}])
+def test_a_row_without_a_result_or_of_another_run_does_not_count(account, ids, tmp_path, row):
+    path = tmp_path / "results.jsonl"
+    path.write_text(json.dumps({"conversation_id": ids[0], "agent_id": 1, "is_test_run": False, **row}) + "\n")
+    assert operator(ids[0], output_path=str(path)).execute({})["skipped"] == 0
+
+
+@pytest.mark.parametrize("kind", ["empty", "null", "failed"])
+def test_an_answer_without_a_result_is_a_failure_and_not_kept(account, ids, tmp_path, mocker, kind):
+    path = tmp_path / "results.jsonl"
+    if kind == "empty":
+        account.books.inject(Fault("empty", "run_agent"))
+    else:
+        answer = {"data": None if kind == "null" else {"status": "failed"}}
+        mocker.patch("airflow_provider_dstny.api.client.ApiClient._asend", mocker.AsyncMock(return_value=answer))
+    with pytest.raises(AirflowException, match="failed on 1 of 1"):
+        operator(ids[0], output_path=str(path)).execute({})
+    assert path.read_text() == ""
+
+
+def test_a_path_that_cannot_be_written_costs_no_run(account, ids):
+    with pytest.raises(OSError, match="nope"):
+        operator(ids, output_path="/proc/nope/out.jsonl").execute({})
+    assert account.books.count("run_agent") == 0
+
+
+def test_a_batch_that_cannot_be_written_is_written_later(account, ids, tmp_path, mocker):
+    path = tmp_path / "results.jsonl"
+    mocker.patch.object(agent_runs, "_BATCH", 1)
+    true_write, broken = agent_runs.write_jsonl, iter([False, True, True])
+
+    def write(*args):
+        if next(broken, False):
+            raise OSError("storage hiccup")
+        return true_write(*args)
+
+    mocker.patch.object(agent_runs, "write_jsonl", write)
+    assert operator(ids, output_path=str(path)).execute({})["succeeded"] == 3
+    assert len(path.read_text().splitlines()) == 3
+
+
+def test_a_write_that_ends_late_does_not_undo_a_later_one(tmp_path):
+    file = agent_runs.ResultsFile(str(tmp_path / "results.jsonl"))
+    rows = {str(n): {"conversation_id": str(n), "agent_id": 1, "is_test_run": False} for n in range(3)}
+    file.write(rows)
+    file.write({"0": rows["0"]})
+    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 3
 
 
 def test_an_id_that_is_given_twice_is_run_once(account, ids, tmp_path):
@@ -260,7 +317,32 @@ def test_a_triggerer_that_starts_again_goes_on_where_the_file_ends(account, ids,
     assert {one["agent_runs"] for one in account.state.to_json()} == {1}
 
 
-@pytest.mark.parametrize("event", [None, {}, {"error": "no triggerer can write there"}, {"succeeded": "x"}])
+def test_what_passes_is_retried_after_the_triggerer_met_it(account, ids, mocker):
+    account.books.inject(Fault("status", "list_agent_requests", status=503, times=99))
+    with pytest.raises(AirflowException, match="503") as caught:
+        run(operator(ids, deferrable=True))
+    assert not isinstance(caught.value, AirflowFailException)
+    mocker.patch.object(agent_runs.AgentRound, "run", side_effect=RuntimeError("a bug"))
+    with pytest.raises(AirflowException, match="RuntimeError in the triggerer") as caught:
+        run(operator(ids, deferrable=True))
+    assert not isinstance(caught.value, AirflowFailException)
+
+
+def test_a_connection_that_will_not_do_is_told_before_deferring(account, ids, monkeypatch):
+    connection = {"conn_type": "dstny_rest", "host": account.url, "password": "mt_x"}
+    monkeypatch.setenv("AIRFLOW_CONN_DSTNY_DEFAULT", json.dumps(connection))
+    with pytest.raises(AirflowFailException, match="it must be 'dstny'"):
+        operator(ids, deferrable=True).execute({})
+
+
+def test_a_test_run_that_a_server_lists_among_others_is_no_stored_result(account, ids, mocker):
+    requests = [AgentRequest(conversation_id=ids[0], is_test_run=True, status="completed")]
+    requests += [AgentRequest(conversation_id=ids[1], status="canceled"), AgentRequest(conversation_id=ids[2])]
+    mocker.patch.object(AgentRequest, "read_rows", return_value=requests)
+    assert operator(ids).execute({})["skipped"] == 0
+
+
+@pytest.mark.parametrize("event", [None, {}, {"error": "no scope", "final": True}, {"succeeded": "x"}])
 def test_an_event_that_is_not_understood_fails_closed(account, ids, event):
     with pytest.raises(AirflowFailException):
         operator(ids).execute_complete({}, event)
@@ -274,6 +356,7 @@ def test_the_trigger_tells_what_keeps_it_from_running(account, ids, monkeypatch)
 
 class Store(dict):
     set = dict.__setitem__
+    delete = dict.pop
 
 
 def retry_context(store=None, max_tries=1):
@@ -326,10 +409,20 @@ class TestDefiningAgents:
         with DstnyClient(account.url, account.token) as dstny:
             assert dstny.get_agent(int(agent_id)).status == "active"
         assert DstnyDeleteAgentOperator(task_id="c", agent_id=agent_id).execute(agent_context()) == agent_id
-        with pytest.raises(AirflowFailException, match=f"no agent {agent_id}"):
-            DstnyDeleteAgentOperator(task_id="c", agent_id=agent_id).execute(agent_context())
-        assert DstnyDeleteAgentOperator(task_id="c", agent_id=agent_id).execute(agent_context(2)) == agent_id
+        for try_number in (1, 2):
+            with pytest.raises(AirflowFailException, match=f"no agent {agent_id}"):
+                DstnyDeleteAgentOperator(task_id="c", agent_id=agent_id).execute(agent_context(try_number))
         assert account.books.violations == []
+
+    @pytest.mark.parametrize(("before", "requests"), [(False, 1), (True, 2)])
+    def test_a_retry_after_a_lost_deletion_finds_it_done_or_does_it(self, account, before, requests):
+        context = agent_context()
+        account.books.inject(Fault("reset", "delete_agent", before=before))
+        task = DstnyDeleteAgentOperator(task_id="c", agent_id=2)
+        with pytest.raises(DstnyAmbiguousError):
+            task.execute(context)
+        assert task.execute(context) == "2"
+        assert account.books.count("delete_agent") == requests
 
     @pytest.mark.parametrize("wrong", [{"type": "summary"}, {"status": "on"}, {"nmae": "x"}, {"customPrompt": None}])
     def test_a_wrong_definition_fails_at_once_and_sends_nothing(self, account, wrong):

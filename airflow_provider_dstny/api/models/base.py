@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from airflow_provider_dstny.api.errors import DstnyValidationError
+from airflow_provider_dstny.api.errors import DstnyResponseError, DstnyValidationError
 from airflow_provider_dstny.api.privacy import shown
 
 
@@ -105,8 +105,24 @@ class Answer(BaseModel):
 
     @classmethod
     def read_rows(cls, body: Any) -> list[Self]:
-        """Read a list, bare or below ``data``."""
-        return [cls.read(row) for row in rows(body)]
+        """Read a whole list, bare or below ``data``, where null is an empty one.
+
+        :raises DstnyResponseError: there is no list, which is not the same as an empty one, or it has further pages.
+        """
+        listed = unwrap(body)
+        if listed is None and isinstance(body, dict):
+            return []
+        if not isinstance(listed, list):
+            raise DstnyResponseError(
+                f"The list ({cls.__name__}) came in a form that is not documented, so that it cannot be told from an "
+                "empty one. A retry helps only if it was a hiccup."
+            )
+        if isinstance(body, dict) and _goes_on(body):
+            raise DstnyResponseError(
+                f"The list ({cls.__name__}) has further pages, which are not documented, so that it is not whole. A "
+                "retry fails the same way."
+            )
+        return [cls.read(row) for row in listed]
 
     @field_validator("*", mode="wrap")
     @classmethod
@@ -121,12 +137,28 @@ class Answer(BaseModel):
         return [(name, value) for name, value in super().__repr_args__() if name not in unknown]
 
 
+def _goes_on(body: dict[str, Any]) -> bool:
+    """Tell whether a list has a next page, by the names that are in common use."""
+    places = [place for name in ("links", "meta", "pagination") if isinstance(place := body.get(name), dict)]
+    return any(
+        place.get(name)
+        for place in (body, *places)
+        for name in ("next", "next_page_url", "next_cursor", "next_page", "has_more", "hasMore")
+    )
+
+
 def rows(body: Any) -> list[Any]:
     """Return the rows of a list answer, which comes bare or as ``{"data": […]}``."""
     listed = unwrap(body)
     if listed is None:
         return []
     return listed if isinstance(listed, list) else [listed]
+
+
+def listed(body: Any, name: str) -> list[Any]:
+    """Return the rows below ``name``; what is no list reads as none."""
+    rows = body.get(name) if isinstance(body, dict) else None
+    return rows if isinstance(rows, list) else []
 
 
 def unwrap(body: Any) -> Any:

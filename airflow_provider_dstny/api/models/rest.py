@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, AliasChoices, Field, StrictStr, model_validator
 
-from airflow_provider_dstny.api.models.base import Answer, Payload
+from airflow_provider_dstny.api.models.base import Answer, Payload, listed
 from airflow_provider_dstny.api.models.types import Text, Timestamp
 from airflow_provider_dstny.api.times import utc_time
 
@@ -204,12 +204,6 @@ class NotetakerRequest(Payload):
         if start is not None and end is not None and end <= start:
             raise ValueError("meeting_end_time must be after meeting_start_time")
         return self
-
-
-def listed(body: Any, name: str) -> list[Any]:
-    """Return the rows below ``name``; what is no list reads as none."""
-    rows = body.get(name) if isinstance(body, dict) else None
-    return rows if isinstance(rows, list) else []
 
 
 def _meta(body: Any) -> dict[str, Any]:

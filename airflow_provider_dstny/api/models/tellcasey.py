@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import AliasChoices, Field
 
-from airflow_provider_dstny.api.models.base import Answer
+from airflow_provider_dstny.api.models.base import Answer, listed
 
 ConversationStatus = Literal["pending", "in_progress", "completed", "abandoned", "archived"]
 
@@ -41,4 +41,6 @@ class CaseyConversationPage(Answer):
     def from_answer(cls, body: Any) -> Self:
         pagination = body.get("pagination") if isinstance(body, dict) else None
         page = cls.read(pagination)
-        return page.model_copy(update={"conversations": CaseyConversation.read_rows(body), "raw": body})
+        return page.model_copy(
+            update={"conversations": [CaseyConversation.read(row) for row in listed(body, "data")], "raw": body}
+        )
