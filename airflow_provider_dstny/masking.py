@@ -5,6 +5,7 @@ Imported while DAG files are parsed, so it imports nothing heavy.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, overload
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     _Operator = BaseOperator
 else:
     _Operator = object
+
+_NO_LITERAL = "\ue000"
 
 
 class MaskedFields:
@@ -105,7 +108,24 @@ class MaskedPayload:
         return isinstance(value, MaskedFields) or hasattr(value, "resolve")
 
 
-class MaskedPayloadMixin(_Operator):
+class MaskedFieldsMixin(_Operator):
+    """Renders :class:`MaskedFields`: a phone number stays text where native rendering makes a number of it."""
+
+    def _do_render_template_fields(
+        self, parent: Any, template_fields: Any, context: Context, jinja_env: Environment, seen_oids: set[int]
+    ) -> None:
+        templates = dict(parent.fields) if isinstance(parent, MaskedFields) else {}
+        super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
+        for name, template in templates.items():
+            rendered = parent.fields[name]
+            is_number = isinstance(rendered, int | float) and not isinstance(rendered, bool)
+            if is_number and isinstance(template, str) and re.search("(?i)phone|mobile", str(name)):
+                # As a number it has lost its plus. What begins with this character is no literal of Python.
+                text = self.render_template(f"{_NO_LITERAL}{template}", context, jinja_env)
+                setattr(parent, name, text.removeprefix(_NO_LITERAL))
+
+
+class MaskedPayloadMixin(MaskedFieldsMixin):
     """Renders the :class:`MaskedPayload` of an operator."""
 
     #: The name of the attribute.

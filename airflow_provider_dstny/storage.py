@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
@@ -23,8 +24,14 @@ _PARTIAL = re.compile(r"\..+\.[0-9a-f]{12}\.partial")
 #: No task writes one file for longer, in seconds.
 _LEFTOVER_AGE = 2 * 86400
 #: One row of a file, counted from 1.
-ROW_REFERENCE = re.compile(r"(?P<path>.+\.(?:csv|jsonl))#(?P<row>[1-9]\d{0,8})")
+ROW_REFERENCE = re.compile(r"(?P<path>.+\.(?i:csv|jsonl))#(?P<row>[1-9]\d{0,8})")
+#: What a name of a field looks like; another may be a value of a file that has lost its header.
+_FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z_0-9]{0,40}")
 _DOCUMENTS = {".json": "JSON", ".yaml": "YAML", ".yml": "YAML"}
+
+
+class _ProblemError(Exception):
+    """What is wrong with a file; nothing of its values."""
 
 
 def storage_path(path: str | ObjectStoragePath) -> ObjectStoragePath:
@@ -156,11 +163,13 @@ def read_rows(path: str | ObjectStoragePath) -> list[Any]:
     :raises DstnyValidationError: there is no such file, or it cannot be read as what it is called.
     """
     file = storage_path(path)
-    if file.suffix in _DOCUMENTS:
-        return _read_document(file)
-    if file.suffix not in {".csv", ".jsonl"}:
+    suffix = file.suffix.lower()
+    if suffix not in {".csv", ".jsonl", *_DOCUMENTS}:
         raise DstnyValidationError(None, f"{path} must end in .csv, .jsonl, .json, .yaml or .yml.")
-    return [row for row, _ in _rows(file)]
+    rows = _read_document(file) if suffix in _DOCUMENTS else [row for row, _ in _rows(file)]
+    for number, row in enumerate(rows, 1):
+        _refuse_nul(row, f"{path} row {number}")
+    return rows
 
 
 def read_row(reference: str) -> dict[str, Any]:
@@ -183,16 +192,45 @@ def read_row(reference: str) -> dict[str, Any]:
         raise DstnyValidationError(None, f"{reference} (line {number}) is not an object.")
     if None in row:
         raise DstnyValidationError(None, f"{reference} (line {number}) has more cells than the header has names.")
+    _refuse_nul(row, reference)
     return row
+
+
+def _refuse_nul(row: Any, where: str) -> None:
+    # An escape may be what stands for it.
+    waiting, seen = [row], set()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str) and "\0" in value:
+            raise DstnyValidationError(None, f"{where} has a NUL character.")
+        if isinstance(value, Mapping | list) and id(value) not in seen:
+            # An anchor of YAML may lead to itself.
+            seen.add(id(value))
+            waiting += value if isinstance(value, list) else [*value, *value.values()]
+
+
+def _table(lines: Iterable[str]) -> csv.DictReader[str]:
+    table = csv.DictReader(lines)
+    header = [name.strip() for name in table.fieldnames or ()]
+    if len(header) == 1 and ";" in header[0]:
+        raise _ProblemError("has one column only: its cells must be separated by commas, not by semicolons")
+    if twice := [name for name, count in Counter(header).items() if name and count > 1]:
+        raise _ProblemError(f"has columns of the same name: {', '.join(map(_name_shown, twice))}")
+    table.fieldnames = header
+    return table
+
+
+def _name_shown(name: object) -> str:
+    return str(name) if _FIELD_NAME.fullmatch(str(name)) else "***"
 
 
 def _rows(path: ObjectStoragePath) -> Iterator[tuple[Any, int]]:
     """Yield each row with the number of its line."""
-    line = 0
+    line, is_csv = 0, path.suffix.lower() == ".csv"
     try:
         with path.fs.open(path.path, "r", encoding="utf-8-sig", newline="") as lines:
-            if path.suffix == ".csv":
-                table = csv.DictReader(lines)
+            if is_csv:
+                table = _table(lines)
                 for cells in table:
                     line = table.line_num
                     yield {name: cell for name, cell in cells.items() if cell and (name is None or cell.strip())}, line
@@ -207,8 +245,10 @@ def _rows(path: ObjectStoragePath) -> Iterator[tuple[Any, int]]:
         problem = "is not a file"
     except UnicodeDecodeError:
         problem = f"is not UTF-8 after line {line}"
+    except _ProblemError as error:
+        problem = str(error)
     except (ValueError, RecursionError, csv.Error):
-        problem = f"cannot be read {'' if path.suffix == '.csv' else 'as JSON Lines '}at line {max(line, 1)}"
+        problem = f"cannot be read {'' if is_csv else 'as JSON Lines '}at line {max(line, 1)}"
     # Raised here, because those errors carry the text of the file.
     raise DstnyValidationError(None, f"{path} {problem}.")
 
@@ -217,16 +257,18 @@ def _read_document(path: ObjectStoragePath) -> list[Any]:
     # Comes with Airflow.
     import yaml
 
-    kind = _DOCUMENTS[path.suffix]
+    kind = _DOCUMENTS[path.suffix.lower()]
     try:
         text = path.fs.read_text(path.path, encoding="utf-8-sig")
-        document = json.loads(text) if kind == "JSON" else yaml.safe_load(text)
+        document = json.loads(text) if kind == "JSON" else _load_yaml(text)
     except FileNotFoundError:
         problem = "does not exist"
     except (IsADirectoryError, NotADirectoryError):
         problem = "is not a file"
     except UnicodeDecodeError:
         problem = "is not UTF-8"
+    except _ProblemError as error:
+        problem = str(error)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         line = getattr(error, "lineno", 0) if line is None else line + 1
@@ -237,3 +279,20 @@ def _read_document(path: ObjectStoragePath) -> list[Any]:
         problem = "must be a list of objects"
     # Raised here, because those errors carry the text of the file.
     raise DstnyValidationError(None, f"{path} {problem}.")
+
+
+def _load_yaml(text: str) -> Any:
+    import yaml
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        """Refuses keys that are there twice, of which YAML takes the last."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            names = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+            # A merge may stand there more than once.
+            if twice := [name for name, count in names.items() if count > 1 and name != "<<"]:
+                at = node.start_mark.line + 1
+                raise _ProblemError(f"has keys of the same name at line {at}: {', '.join(map(_name_shown, twice))}")
+            return super().construct_mapping(node, deep)
+
+    return yaml.load(text, Loader)  # noqa: S506 - derived from the safe one

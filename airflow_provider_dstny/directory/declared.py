@@ -22,9 +22,9 @@ _email: TypeAdapter[str] = TypeAdapter(Email)
 _LISTS = ("email_aliases", "members", "managers")
 
 
-def key_of(email: str) -> str:
-    """Return what two spellings of an e-mail address have in common."""
-    return email.strip().casefold()
+def key_of(text: str) -> str:
+    """Return what two spellings of an e-mail address, or of a name, have in common."""
+    return text.strip().casefold()
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,9 @@ def declare(
     declared_teams: dict[str, DeclaredTeam] = {}
     for where, row in _rows(teams_from, teams or (), mistakes):
         team = _team(where, row, mistakes)
-        if team is not None and team is not (other := declared_teams.setdefault(team.key, team)):
-            mistakes.append(f"{where}: name: {team.key} is declared at {other.where} already")
+        if team is not None and team is not (other := declared_teams.setdefault(key_of(team.key), team)):
+            spelled = "" if team.key == other.key else f" as {other.key}"
+            mistakes.append(f"{where}: name: {team.key} is declared at {other.where} already{spelled}")
     return Declared(
         None if users is None else tuple(declared_users.values()),
         None if teams is None else tuple(declared_teams.values()),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
+from airflow_provider_dstny.api.differences import ids_of
 from airflow_provider_dstny.api.errors import DstnyResponseError, DstnyValidationError
 from airflow_provider_dstny.api.models.directory import User
 from airflow_provider_dstny.directory.declared import Declared, DeclaredUser, Person, key_of
@@ -23,7 +24,11 @@ class People:
     def __init__(self, declared: Declared, users: Sequence[User]) -> None:
         self._declared = declared
         self.users = {user_id(user): user for user in users}
-        self._ids_by_key = _ids_by_key(self.users)
+        # A username counts where no e-mail address fits, an alias where neither does.
+        self._ids_by_key = _by_address(self.users, lambda user: [user.username]) | _by_address(
+            self.users, lambda user: [user.email]
+        )
+        self._ids_by_alias = _by_address(self.users, _aliases)
         self._to_create = {one.key for one in declared.users or () if not self._ids(one.key)}
         self._by_alias = {
             key_of(alias): one.key for one in declared.users or () for alias in one.fields.email_aliases or ()
@@ -45,6 +50,15 @@ class People:
         declared_as = self._by_alias.get(key)
         return self.ref(declared_as) if declared_as is not None and declared_as != key else None
 
+    def listed(self, shown: Any) -> list[int] | None:
+        """Return the ids of users as a team shows them: by ids, objects or addresses. None: it cannot be told."""
+        if shown is None:
+            return []
+        ids = ids_of(shown)
+        if ids is None or not all(isinstance(one, int) or len(self._ids(key_of(one))) == 1 for one in ids):
+            return None
+        return list(dict.fromkeys(one if isinstance(one, int) else self._ids(key_of(one))[0] for one in ids))
+
     def name(self, ref: Any) -> str:
         """Return the e-mail address of somebody, as far as it is known."""
         user = self.users.get(ref) if isinstance(ref, int) else None
@@ -58,7 +72,7 @@ class People:
         refuse([*self._declared.mistakes, *self._mistakes()])
 
     def _ids(self, key: str) -> list[int]:
-        return self._ids_by_key.get(key, [])
+        return self._ids_by_key.get(key) or self._ids_by_alias.get(key, [])
 
     def _mistakes(self) -> Iterator[str]:
         claimed: dict[int, str] = {}
@@ -66,6 +80,10 @@ class People:
             ids = self._ids(user.key)
             if len(ids) > 1:
                 yield f"{user.where}: email: {user.fields.email} fits {len(ids)} users of the account"
+            elif ids and user.key not in self._ids_by_key:
+                # Taken for that user, a mailbox that is shared would give it its own address and name.
+                known = self.name(ids[0])
+                yield f"{user.where}: email: {user.fields.email} is an alias of {known}: declare that address"
             elif ids and (other := claimed.setdefault(ids[0], user.where)) != user.where:
                 yield f"{user.where}: email: {user.fields.email} is the user of {other}"
         for team in self._declared.teams or ():
@@ -96,15 +114,11 @@ def refuse(mistakes: Sequence[str]) -> None:
         )
 
 
-def _ids_by_key(users: dict[int, User]) -> dict[str, list[int]]:
-    """Index users by e-mail address; a username counts where no e-mail address fits, an alias where neither does."""
+def _by_address(users: dict[int, User], addresses: Callable[[User], list[Any]]) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
-    for addresses in (lambda user: [user.email], lambda user: [user.username], _aliases):
-        of_this_kind: dict[str, list[int]] = {}
-        for one, user in users.items():
-            for key in Counter(key_of(address) for address in addresses(user) if isinstance(address, str)):
-                of_this_kind.setdefault(key, []).append(one)
-        found = {**of_this_kind, **found}
+    for one, user in users.items():
+        for key in Counter(key_of(address) for address in addresses(user) if isinstance(address, str)):
+            found.setdefault(key, []).append(one)
     return found
 
 

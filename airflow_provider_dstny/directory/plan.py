@@ -7,18 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from airflow_provider_dstny.api.differences import differences
+from airflow_provider_dstny.api.differences import compared, shown_of
 from airflow_provider_dstny.api.errors import DstnyResponseError
 from airflow_provider_dstny.api.models.base import Answer, SparsePayload
 from airflow_provider_dstny.api.models.directory import Team, TeamCreate, User, UserCreate
-from airflow_provider_dstny.directory.declared import Declared, DeclaredTeam, DeclaredUser
+from airflow_provider_dstny.directory.declared import Declared, DeclaredTeam, DeclaredUser, key_of
 from airflow_provider_dstny.directory.people import People, Ref, refuse, user_id
 
 #: Fields of a user or team by name, each as ``(old, new)``.
 Changes: TypeAlias = Mapping[str, tuple[Any, Any]]
-
-#: Nobody has it: a manager who is yet to be created is a difference.
-_NO_ID = -1
 
 
 @dataclass(frozen=True)
@@ -56,8 +53,11 @@ class UpdateUser:
 
 @dataclass(frozen=True)
 class CreateTeam:
+    """``manager_names`` are the managers as they are shown."""
+
     team: TeamCreate
     managers: tuple[Ref, ...] | None
+    manager_names: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"team {self.team.name}"
@@ -65,7 +65,7 @@ class CreateTeam:
 
 @dataclass(frozen=True)
 class UpdateTeam:
-    """``managers`` is what becomes of the change of that name, which shows e-mail addresses."""
+    """``managers`` is what becomes of the change of that name, which shows e-mail addresses: all who shall be."""
 
     team_id: str
     name: str
@@ -116,6 +116,11 @@ class Plan:
     memberships: Untouched = field(default_factory=Untouched)
     not_compared: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def changes(self) -> int:
+        """How much is changed: each member who joins a team counts."""
+        return sum(len(one.added) if isinstance(one, AddMembers) else 1 for one in self.actions)
+
     def counts(self) -> dict[str, dict[str, int]]:
         return {kind: {**changed, **getattr(self, kind).counts()} for kind, changed in counts_of(self.actions).items()}
 
@@ -145,7 +150,7 @@ def plan(declared: Declared, actual: Account) -> Plan:
         _plan_users(made, declared.users, people)
     if declared.teams is not None:
         creations = [one for one in declared.teams if one.key not in teams]
-        made.actions += [CreateTeam(one.fields, _refs(people, one.managers)) for one in creations]
+        made.actions += [_creation(one, people) for one in creations]
         for one in declared.teams:
             if one.key in teams:
                 _plan_update(made, one, teams[one.key], people)
@@ -172,20 +177,28 @@ def _plan_users(made: Plan, users: Iterable[DeclaredUser], people: People) -> No
     made.users.unmanaged = [people.name(one) for one in people.users if one not in matched]
 
 
+def _creation(one: DeclaredTeam, people: People) -> CreateTeam:
+    names = [person if isinstance(person, str) else people.name(person) for person in one.managers or ()]
+    return CreateTeam(one.fields, _refs(people, one.managers), tuple(names))
+
+
 def _plan_update(made: Plan, one: DeclaredTeam, team: Team, people: People) -> None:
-    managers = _refs(people, one.managers)
-    wanted = one.fields
-    if managers is not None:
-        ids = [ref if isinstance(ref, int) else _NO_ID for ref in managers]
-        wanted = wanted.model_copy(update={"managers": ids})
     # The name is what the team was found by.
-    changes = {name: change for name, change in _changes(made, wanted, team).items() if name != "name"}
-    if not changes:
+    changes = {name: change for name, change in _changes(made, one.fields, team).items() if name != "name"}
+    managers: tuple[Ref, ...] | None = None
+    if one.managers is not None:
+        current = people.listed(shown_of(team, "managers")) if "managers" in team.model_fields_set else None
+        if current is None:
+            made.not_compared["managers"] += 1
+        else:
+            # Those who are not declared stay.
+            managers = tuple(dict.fromkeys([*current, *(_refs(people, one.managers) or ())]))
+            if len(managers) > len(current):
+                changes["managers"] = [people.name(ref) for ref in current], [people.name(ref) for ref in managers]
+    if changes:
+        made.actions.append(UpdateTeam(team_id(team), one.key, changes, managers))
+    else:
         made.teams.unchanged.append(one.key)
-        return
-    if managers is not None and "managers" in changes:
-        changes["managers"] = _manager_names(people, changes["managers"][0]), [people.name(ref) for ref in managers]
-    made.actions.append(UpdateTeam(team_id(team), one.key, changes, managers))
 
 
 def _plan_members(made: Plan, one: DeclaredTeam, team: Team | None, actual: Account, people: People) -> None:
@@ -201,21 +214,16 @@ def _plan_members(made: Plan, one: DeclaredTeam, team: Team | None, actual: Acco
 
 
 def _changes(made: Plan, wanted: SparsePayload, actual: Answer) -> dict[str, tuple[Any, Any]]:
-    """Return the changes of the fields that are shown: others would be sent again by every run."""
-    hidden = wanted.model_fields_set - actual.model_fields_set
-    made.not_compared.update(sorted(hidden))
-    return {name: change for name, change in differences(wanted, actual).items() if name not in hidden}
+    """Return the changes of the fields that can be compared: others would be sent again by every run."""
+    changes, not_compared = compared(wanted, actual)
+    made.not_compared.update(not_compared)
+    return changes
 
 
 def _refs(people: People, managers: tuple[int | str, ...] | None) -> tuple[Ref, ...] | None:
     if managers is None:
         return None
     return tuple(dict.fromkeys(ref for one in managers if (ref := people.ref(one)) is not None))
-
-
-def _manager_names(people: People, managers: Any) -> list[str]:
-    ids = [one.get("id") if isinstance(one, Mapping) else one for one in managers or ()]
-    return [people.name(one) for one in ids]
 
 
 def team_id(team: Team) -> str:
@@ -236,11 +244,12 @@ def _teams_by_name(declared: Declared, teams: Sequence[Team]) -> dict[str, Team]
     for team in teams:
         team_id(team)
     named = Counter(map(_team_name, teams))
-    refuse(
-        [
-            f"{one.where}: name: {named[one.key]} teams of the account are called {one.key}"
-            for one in declared.teams or ()
-            if named[one.key] > 1
-        ]
-    )
+    similar = {key_of(name): name for name in named}
+    mistakes = []
+    for one in declared.teams or ():
+        if named[one.key] > 1:
+            mistakes.append(f"{one.where}: name: {named[one.key]} teams of the account are called {one.key}")
+        elif not named[one.key] and (other := similar.get(key_of(one.key))):
+            mistakes.append(f"{one.where}: name: {one.key} is called {other} in the account: declare that name")
+    refuse(mistakes)
     return {_team_name(team): team for team in teams}

@@ -33,12 +33,12 @@ def line_of(action: Action) -> str:
             details = _fields(body, "email")
         case CreateTeam(team=body):
             details = _fields(body, "name")
+            if action.manager_names:
+                details.append(f"managers: {_value('managers', action.manager_names)}")
         case AddMembers(added=added):
             details = [", ".join(list(added.values())[:_MOST_NAMES]), *_more(len(added))]
         case _:
-            details = [
-                f"{name}: {_value(name, old)} -> {_value(name, new)}" for name, (old, new) in action.changes.items()
-            ]
+            details = [f"{name}: {_change(name, old, new)}" for name, (old, new) in action.changes.items()]
     sign = "+" if isinstance(action, CreateUser | CreateTeam | AddMembers) else "~"
     return "  ".join([f"{sign} {_text(str(action))}", *details])
 
@@ -67,11 +67,32 @@ def _more(count: int) -> list[str]:
     return [f"… and {count - _MOST_NAMES} more"] if count > _MOST_NAMES else []
 
 
+def _change(name: str, old: Any, new: Any) -> str:
+    """Return both values; of long ones what stands around the place where they begin to differ."""
+    texts = _whole(name, old), _whole(name, new)
+    if name != "mobile_number" and texts[0] == texts[1]:
+        return f"{_cut(texts[0])} -> something else that is not shown"
+    begin = 0
+    if max(map(len, texts)) > _LONGEST_VALUE:
+        pairs = enumerate(zip(*texts, strict=False))
+        first = next((at for at, (one, other) in pairs if one != other), min(map(len, texts)))
+        begin = max(0, first - _LONGEST_VALUE // 3)
+    return " -> ".join(_cut(text, begin) for text in texts)
+
+
 def _value(name: str, value: Any) -> str:
+    return _cut(_whole(name, value))
+
+
+def _whole(name: str, value: Any) -> str:
     if name == "mobile_number" and value is not None:
         return "***"
-    text = _text(json.dumps(value, ensure_ascii=False, default=str))
-    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
+    return _text(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def _cut(text: str, begin: int = 0) -> str:
+    end = begin + _LONGEST_VALUE
+    return f"{'…' if begin else ''}{text[begin:end]}{'…' if len(text) > end else ''}"
 
 
 def _text(value: str) -> str:

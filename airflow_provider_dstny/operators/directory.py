@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
-from airflow_provider_dstny.masking import MaskedFields, is_plain
+from airflow_provider_dstny.masking import MaskedFields, MaskedFieldsMixin, is_plain
 from airflow_provider_dstny.tasks import DstnyHookMixin, final_errors_fail, partial_failure
 
 if TYPE_CHECKING:
@@ -24,6 +24,21 @@ _NOT_DECLARED = (
     "must be a list of mappings, or the path of a .csv, .jsonl, .json, .yaml or .yml file. A template that renders to "
     "a list needs render_template_as_native_obj=True on the DAG."
 )
+#: A text without anything but space stands for nothing.
+_PATH = re.compile(r"(?i)\s*|.+\.(csv|jsonl?|ya?ml)")
+
+
+class Hidden:
+    """Something that is neither a declaration nor the path of one; Airflow shows nothing of it."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def serialize(self) -> str:
+        return "***"
+
+    def __repr__(self) -> str:
+        return "***"
 
 
 class DeclaredRow(MaskedFields):
@@ -36,23 +51,32 @@ class DeclaredRow(MaskedFields):
         from airflow_provider_dstny.api.privacy import shown
 
         key = self.fields.get("email") or self.fields.get("name")
-        return "***" if key is None else shown("key", key)
+        return shown("key", key) if isinstance(key, str) else "***"
 
 
 class DeclaredRows(list[Any]):
     """Rows that Airflow may show; ``given`` are those of the author of the DAG."""
 
     def __init__(self, given: Sequence[Any]) -> None:
-        rows = [row.to_json() if hasattr(row, "to_json") else row for row in given]
-        super().__init__(DeclaredRow(row) if isinstance(row, Mapping) else row for row in rows)
+        super().__init__(map(self._row, given))
         self.given = given
 
     @property
     def fields(self) -> list[Any]:
-        return [row.fields if isinstance(row, DeclaredRow) else row for row in self]
+        return [_unmasked(row) for row in self]
+
+    @staticmethod
+    def _row(row: Any) -> Any:
+        if isinstance(row, DeclaredRow | Hidden):
+            return row
+        row = row.to_json() if hasattr(row, "to_json") else row
+        if isinstance(row, Mapping):
+            return DeclaredRow(row)
+        # The output of another task may become one.
+        return row if hasattr(row, "resolve") else Hidden(row)
 
 
-class DstnySyncDirectoryOperator(DstnyHookMixin, BaseOperator):
+class DstnySyncDirectoryOperator(DstnyHookMixin, MaskedFieldsMixin, BaseOperator):
     """Compares declared users and teams with those of the account, shows the plan in the log, and applies it.
 
     Nothing is ever removed or deactivated: users, teams and members that are not declared stay, and are reported as
@@ -71,13 +95,15 @@ class DstnySyncDirectoryOperator(DstnyHookMixin, BaseOperator):
     :param teams: likewise, with the fields of ``TeamCreate``; ``members`` is a list of e-mail addresses who shall be in
         the team among others, ``managers`` a list of addresses or ids. In CSV files lists are separated by ``;``.
     :param dry_run: show the plan only (templated).
-    :param max_changes: a plan with more changes is shown and refused; None for no limit.
+    :param max_changes: a plan with more changes is shown and refused, where each member who joins a team is one; None
+        for no limit.
     :param dstny_conn_id: a connection of type ``dstny``.
     """
 
     conn_types = ("dstny",)
     template_fields: Sequence[str] = ("users", "teams", "dry_run", "dstny_conn_id")
     ui_color = "#e3ecd8"
+    _is_rendering = False
 
     def __init__(
         self,
@@ -117,7 +143,7 @@ class DstnySyncDirectoryOperator(DstnyHookMixin, BaseOperator):
 
     def render_template_fields(self, context: Context, jinja_env: Environment | None = None) -> None:
         # Airflow renders a shallow copy of the task: the templates must stay with the original.
-        self.users, self.teams = _unmasked(self.users), _unmasked(self.teams)
+        self._users, self._teams = _copied(self.users), _copied(self.teams)
         super().render_template_fields(context, jinja_env)
 
     def _do_render_template_fields(
@@ -127,7 +153,11 @@ class DstnySyncDirectoryOperator(DstnyHookMixin, BaseOperator):
             if isinstance(rows, DeclaredRows) and id(rows.given) in seen_oids:
                 # What a mapped task gets from another task is no template.
                 seen_oids.update(map(id, rows))
-        super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
+        was_rendering, self._is_rendering = self._is_rendering, True
+        try:
+            super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
+        finally:
+            self._is_rendering = was_rendering
 
     def execute(self, context: Context) -> dict[str, Any]:
         from airflow_provider_dstny.directory.apply import read_account
@@ -140,7 +170,7 @@ class DstnySyncDirectoryOperator(DstnyHookMixin, BaseOperator):
                 planned = plan(declared, account)
                 self._show(planned, dry_run)
                 if not dry_run:
-                    self._refuse_too_many(len(planned.actions))
+                    self._refuse_too_many(planned.changes)
                     self._apply(dstny, planned.actions)
         return {
             "dry_run": dry_run,
@@ -150,17 +180,28 @@ class DstnySyncDirectoryOperator(DstnyHookMixin, BaseOperator):
         }
 
     def _masked(self, name: str, declared: Any) -> Any:
+        if self._may_be_shown(declared):
+            return declared
         if isinstance(declared, list | tuple):
             from airflow.providers.common.compat.sdk import XComArg
 
-            rows = DeclaredRows(declared.fields if isinstance(declared, DeclaredRows) else declared)
+            rows = DeclaredRows(declared)
             # Airflow does not look for upstream tasks inside of the wrapper.
             XComArg.apply_upstream_relationship(self, rows.fields)
-            return rows
-        if is_plain(declared) and not re.fullmatch(r"(?i)\s*|.+\.(csv|jsonl?|ya?ml)", declared):
-            # Kept, it would be shown as it is.
-            raise AirflowFailException(f"{name} {_NOT_DECLARED}")
-        return declared
+            if self._is_rendering or not any(isinstance(row, Hidden) for row in rows):
+                return rows
+        elif self._is_rendering:
+            return Hidden(declared)
+        raise AirflowFailException(f"{name} {_NOT_DECLARED}")
+
+    def _may_be_shown(self, declared: Any) -> bool:
+        if isinstance(declared, str):
+            # A template that is rendered is one no more, whatever it looks like.
+            return bool(_PATH.fullmatch(declared)) or not (self._is_rendering or is_plain(declared))
+        # A path of object storage, and the output of another task.
+        return (
+            declared is None or isinstance(declared, Hidden) or hasattr(declared, "fs") or hasattr(declared, "resolve")
+        )
 
     def _declared(self) -> Declared:
         from airflow_provider_dstny.api.errors import DstnyValidationError
@@ -175,15 +216,16 @@ class DstnySyncDirectoryOperator(DstnyHookMixin, BaseOperator):
     def _show(self, planned: Plan, dry_run: bool) -> None:
         from airflow_provider_dstny.directory.text import lines_of
 
-        self.log.info("Plan%s: %d changes", " (dry run)" if dry_run else "", len(planned.actions))
+        self.log.info("Plan%s: %d changes", " (dry run)" if dry_run else "", planned.changes)
         for line in lines_of(planned):
             self.log.info("%s", line)
         if planned.not_compared:
             self.log.warning(
-                "Sent on creation only, because the API does not show them of users and teams that exist: %s",
+                "Sent on creation only, because the API does not show them of users and teams that exist, or not in a "
+                "form that can be compared: %s",
                 ", ".join(f"{field} ({count})" for field, count in sorted(planned.not_compared.items())),
             )
-        if dry_run and self.max_changes is not None and len(planned.actions) > self.max_changes:
+        if dry_run and self.max_changes is not None and planned.changes > self.max_changes:
             self.log.warning("max_changes=%d would refuse this plan", self.max_changes)
 
     def _refuse_too_many(self, changes: int) -> None:
@@ -241,8 +283,14 @@ def _rows(name: str, declared: Any) -> tuple[Sequence[Any] | None, str]:
     raise DstnyValidationError(None, f"{name} {_NOT_DECLARED}")
 
 
-def _unmasked(declared: Any) -> Any:
-    return declared.fields if isinstance(declared, DeclaredRows) else declared
+def _copied(declared: Any) -> Any:
+    return DeclaredRows(declared.fields) if isinstance(declared, DeclaredRows) else declared
+
+
+def _unmasked(row: Any) -> Any:
+    if isinstance(row, DeclaredRow):
+        return row.fields
+    return row.value if isinstance(row, Hidden) else row
 
 
 def _dry_run(value: Any) -> bool:

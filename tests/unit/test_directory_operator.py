@@ -230,7 +230,17 @@ def test_files_of_every_kind_say_the_same(account, tmp_path, suffix):
         ("users.json", "[" * 100_000, "cannot be read as JSON"),
         ("users.csv", f"email\nx,{PHONE}\n", "users.csv row 1: has more cells"),
         ("users.yml", f"- email: a@example.com\n  mobile_number: {PHONE}\n", "users.yml row 1: mobile_number: Input"),
-        ("users.csv", f"email;first_name\nx;{PHONE}\n", "row 1: .*email: Field required"),
+        ("users.csv", f"email;first_name\nx;{PHONE}\n", "separated by commas, not by semicolons"),
+        ("users.csv", f"email,a, a,{PHONE},{PHONE}\nx,{PHONE}\n", r"columns of the same name: a, \*\*\*"),
+        (
+            "users.yaml",
+            f"- email: x\n- b: {PHONE}\n  b: 1\n  {PHONE}: 1\n  {PHONE}: 2\n",
+            r"same name at line 2: b, \*\*\*",
+        ),
+        ("users.CSV", f"email\nx,{PHONE}\n", "users.CSV row 1: has more cells"),
+        ("users.csv", f"email\nx\0{PHONE}\n", "users.csv row 1 has a NUL character"),
+        ("users.YAML", f"- email: a\n- {{b: [{{c: 'x'}}, \"\\0{PHONE}\"]}}\n", "users.YAML row 2 has a NUL character"),
+        ("users.yaml", f"- &a\n  b: *a\n  c: {PHONE}\n", "row 1: email: Field required"),
         ("none.yaml", None, "none.yaml does not exist"),
     ],
 )
@@ -266,6 +276,12 @@ def test_all_mistakes_fail_at_once_before_any_write(account):
         ({"users": f"[{{'mobile_number': '{PHONE}'}}]"}, "render_template_as_native_obj"),
         ({"teams": "teams.xlsx"}, "teams must be a list"),
         ({"users": {"email": "a@example.com"}}, "users must be a list"),
+        ({"users": {**NINA}}, "users must be a list"),
+        ({"users": [NINA, f"x;{PHONE}"]}, "users must be a list"),
+        ({"teams": [[PHONE]]}, "teams must be a list"),
+        ({"teams": 5}, "teams must be a list"),
+        ({"users": {PHONE}}, "users must be a list"),
+        ({"users": (row for row in [NINA])}, "users must be a list"),
         ({"users": [ERIK], "dry_run": "maybe"}, "dry_run"),
     ],
 )
@@ -282,8 +298,13 @@ def test_a_limit_that_is_no_number_is_refused(limit):
         sync(max_changes=limit)
 
 
-def dag_with(**kwargs):
-    with DAG("d", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC)) as dag:
+def dag_with(*, render_template_as_native_obj=False, **kwargs):
+    with DAG(
+        "d",
+        schedule=None,
+        start_date=datetime(2026, 1, 1, tzinfo=UTC),
+        render_template_as_native_obj=render_template_as_native_obj,
+    ) as dag:
         DstnySyncDirectoryOperator(task_id="sync", **kwargs)
     return dag
 
@@ -323,5 +344,27 @@ def test_paths_are_templates():
     rendered = dag_with(users="{{ params.path }}", teams="{{ params.none }}").get_task("sync")
     rendered.render_template_fields({"params": {"path": "s3://b/users.csv", "none": ""}})
     assert (rendered.users, rendered.teams) == ("s3://b/users.csv", "")
-    with pytest.raises(AirflowFailException, match="users must be"):
-        dag_with(users="{{ params.path }}").get_task("sync").render_template_fields({"params": {"path": PHONE}})
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize(
+    "given", [PHONE, NINA, [PHONE], {PHONE}, 46701740605, "{{ x }} " + PHONE, [NINA, [PHONE]], [{"email": 46701740605}]]
+)
+def test_what_a_template_renders_to_is_hidden_and_refused_unless_it_is_a_declaration(account, native, given):
+    task = dag_with(users="{{ params.given }}", render_template_as_native_obj=native).get_task("sync")
+    task.render_template_fields({"params": {"given": given}})
+    for text in (json.dumps(_serialize_rendered_fields(task)), repr(task.users)):
+        assert "46701740605" not in text
+    with pytest.raises(AirflowFailException, match=r"users must be|users row \d") as caught:
+        task.execute({})
+    assert "46701740605" not in str(caught.value)
+    assert writes(account) == []
+
+
+def test_a_phone_number_stays_text_where_templates_render_to_native_types():
+    row = {"email": "nina@example.com", "mobile_number": "{{ params.phone }}", "is_passive": "{{ params.passive }}"}
+    dag = dag_with(users=[row], render_template_as_native_obj=True)
+    for phone in (PHONE, "46701740605", None):
+        copied = dag.get_task("sync").prepare_for_execution()
+        copied.render_template_fields({"params": {"phone": phone, "passive": True}})
+        assert copied.users.fields == [{**row, "mobile_number": phone, "is_passive": True}]

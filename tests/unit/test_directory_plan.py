@@ -58,7 +58,6 @@ def test_each_kind_of_action_in_a_safe_order():
     [
         {"email": "Erik@Example.com", "username": "x"},
         {"email": "other@example.com", "username": "ERIK@example.com"},
-        {"email": "other@example.com", "username": "x", "email_aliases": ["a@example.com", "erik@EXAMPLE.com"]},
     ],
 )
 def test_a_user_is_found_by_every_address_that_is_shown(shown):
@@ -153,8 +152,59 @@ def test_what_is_ambiguous_is_refused():
     with pytest.raises(DstnyValidationError, match="teams row 1: name: 2 teams"):
         plan(declare(None, [SALES]), twice)
     alias = account([{**ERIK, "email_aliases": [SARA["email"]]}])
-    with pytest.raises(DstnyValidationError, match=r"users row 2: email: sara@example.com is the user of users row 1"):
+    with pytest.raises(
+        DstnyValidationError,
+        match=r"users row 2: email: sara@example.com is an alias of erik@example.com: declare that",
+    ):
         plan(declare([ERIK, SARA]), alias)
+    username = account([{**ERIK, "username": SARA["email"]}])
+    with pytest.raises(DstnyValidationError, match=r"users row 2: email: sara@example.com is the user of users row 1"):
+        plan(declare([ERIK, SARA]), username)
+    by_alias = plan(declare(None, [{**SALES, "members": [SARA["email"]]}]), alias)
+    assert by_alias.actions[1].added == {1: SARA["email"]}
+
+
+@pytest.mark.parametrize("there", [[], ["Sales", "SALES"]])
+def test_names_of_teams_that_differ_in_case_only_are_a_mistake(there):
+    actual = account(teams=[{**SALES, "name": name} for name in there])
+    with pytest.raises(
+        DstnyValidationError, match="teams row 2: name: sales is declared at teams row 1 already as Sales"
+    ):
+        plan(declare(None, [SALES, {**SALES, "name": "sales"}]), actual)
+    assert [str(one) for one in plan(declare(None, [SALES]), actual).actions] == ([] if there else ["team Sales"])
+    with pytest.raises(DstnyValidationError, match="teams row 1: name: Sales is called SALES in the account"):
+        plan(declare(None, [SALES]), account(teams=[{**SALES, "name": "SALES"}]))
+
+
+@pytest.mark.parametrize("shown", [[2], ["2"], [{"id": 2}], [{"user_id": "2"}], ["Sara@example.com"]])
+def test_managers_who_are_not_declared_stay(shown):
+    actual = account([ERIK, SARA], [{**SALES, "managers": shown}])
+    made = plan(declare(None, [{**SALES, "managers": [ERIK["email"]]}]), actual)
+    (update,) = made.actions
+    assert update.managers == (2, 1)
+    assert (
+        lines_of(made)[0] == '~ team Sales  managers: ["sara@example.com"] -> ["sara@example.com", "erik@example.com"]'
+    )
+    for declared in ([], [2], [SARA["email"]]):
+        assert plan(declare(None, [{**SALES, "managers": declared}]), actual).actions == []
+
+
+@pytest.mark.parametrize("shown", [{"0": 1}, "1", [None], [{"id": [1]}], ["who@example.com"]])
+def test_managers_that_cannot_be_told_are_not_compared(shown):
+    made = plan(declare(None, [{**SALES, "managers": [1]}]), account([ERIK], [{**SALES, "managers": shown}]))
+    assert (made.actions, made.not_compared) == ([], {"managers": 1})
+
+
+def test_a_field_of_another_type_is_not_compared():
+    made = plan(declare([{**ERIK, "settings": {"a": 1}}]), account([{**ERIK, "settings": "x", "first_name": ["y"]}]))
+    assert (made.actions, made.not_compared) == ([], {"settings": 1, "first_name": 1})
+
+
+def test_every_member_who_joins_is_a_change():
+    emails = [f"user{number}@example.com" for number in range(500)]
+    actual = account([{**ERIK, "email": email} for email in emails])
+    made = plan(declare(None, [{**SALES, "members": emails}]), actual)
+    assert (len(made.actions), made.changes) == (2, 501)
 
 
 @pytest.mark.parametrize("body", [{"users": []}, {"id": None, "email": "a@example.com"}, {"id": "x"}])
@@ -178,6 +228,28 @@ def test_the_text_says_what_changes_and_no_phone_number():
         "teams: 0 added, 1 changed, 0 unchanged, 0 unmanaged",
         "memberships: 0 added, 0 unchanged, 0 unmanaged",
     ]
+
+
+def test_a_new_team_is_shown_with_its_managers():
+    made = plan(declare(None, [{**SALES, "managers": ["ERIK@example.com", 2]}]), account([ERIK, SARA]))
+    assert lines_of(made)[0] == '+ team Sales  description: "a"  managers: ["ERIK@example.com", "sara@example.com"]'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "ends"),
+    [
+        ("x" * 500 + "old", "x" * 500 + "new", ('xold"', 'xnew"')),
+        ("x" * 500, "x" * 501, ('x"', 'xx"')),
+        (f"call {PHONE} now", "call +46701740606 now", ('call *** now"', "something else that is not shown")),
+    ],
+)
+def test_two_texts_that_differ_never_look_the_same(old, new, ends):
+    made = plan(declare(None, [{**SALES, "description": new}]), account([], [{**SALES, "description": old}]))
+    line = lines_of(made)[0]
+    before, after = line.removeprefix("~ team Sales  description: ").split(" -> ")
+    assert before != after
+    assert (before.endswith(ends[0]), after.endswith(ends[1])) == (True, True)
+    assert len(line) < 180
 
 
 def test_a_long_text_is_cut():
@@ -284,6 +356,7 @@ def test_applied_once_nothing_is_left_to_do_and_nothing_unmanaged_is_touched(
     kept_users = {one: dict(row) for one, row in model.users.items() if row["email"] not in {u["email"] for u in users}}
     kept_teams = {one: dict(row) for one, row in model.teams.items() if row["name"] not in {t["name"] for t in teams}}
     members = {team: set(ids) for team, ids in model.members.items()}
+    managers = {team: set(row.get("managers", ())) for team, row in model.teams.items()}
 
     declared = declare(users, teams)
     results = list(apply(model, plan(declared, model.account()).actions))
@@ -294,6 +367,7 @@ def test_applied_once_nothing_is_left_to_do_and_nothing_unmanaged_is_touched(
     assert {one: row for one, row in model.users.items() if one in kept_users} == kept_users
     assert {one: row for one, row in model.teams.items() if one in kept_teams} == kept_teams
     assert all(set(model.members[team]) >= ids for team, ids in members.items())
+    assert all(set(model.teams[team].get("managers", ())) >= ids for team, ids in managers.items())
     assert set(again.users.unmanaged) == {row["email"] for row in kept_users.values()}
     for row in model.teams.values():
         for team in teams:

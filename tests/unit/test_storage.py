@@ -3,7 +3,15 @@ from __future__ import annotations
 import pytest
 
 from airflow_provider_dstny.api.errors import DstnyValidationError
-from airflow_provider_dstny.storage import PartialFile, count_rows, read_jsonl, read_row, storage_path, write_jsonl
+from airflow_provider_dstny.storage import (
+    PartialFile,
+    count_rows,
+    read_jsonl,
+    read_row,
+    read_rows,
+    storage_path,
+    write_jsonl,
+)
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -41,6 +49,10 @@ def test_rows_are_counted_as_they_are_read(tmp_path):
         ("a.csv", b"id\n1,+46701740605\n", "more cells"),
         ("a.csv", "id\nåäö+46701740605\n".encode("latin-1"), "UTF-8"),
         ("a.csv", b"id\n" + b"x" * 200_000, "cannot be read"),
+        ("a.csv", b"id,+46701740605,id\n", "columns of the same name: id"),
+        ("a.csv", b"id;title\n+46701740605\n", "by commas"),
+        ("a.csv", b"id\n\0+46701740605\n", "NUL"),
+        ("a.jsonl", b'{"a": {"b": "\\u0000+46701740605"}}\n', "NUL"),
         ("a.jsonl", b"\n\n{+46701740605\n", "JSON Lines at line 3"),
         ("a.jsonl", b"[" * 100_000, "JSON Lines"),
         ("a.jsonl", b"1" * 5000, "JSON Lines"),
@@ -54,6 +66,21 @@ def test_a_bad_file_is_named_and_nothing_of_it_is_shown(tmp_path, name, content,
     with pytest.raises(DstnyValidationError, match=reason) as caught:
         read_row(f"{path}#1")
     assert "46701740605" not in f"{caught.value!r} {caught.value.__context__!r} {caught.value.__cause__!r}"
+
+
+def test_the_case_of_a_name_and_space_in_a_header_do_not_matter(tmp_path):
+    path = tmp_path / "CALLS.Csv"
+    path.write_text("id , title,,\n1,a,,\n")
+    assert read_row(f"{path}#1") == {"id": "1", "title": "a"}
+    assert read_rows(str(path)) == [{"id": "1", "title": "a"}]
+    (tmp_path / "a.JSONL").write_text('{"id": 1}\n')
+    assert read_row(f"{tmp_path}/a.JSONL#1") == {"id": 1}
+
+
+def test_keys_of_yaml_may_come_of_an_anchor(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("- &a {id: 1, b: 2}\n- {<<: *a, b: 3}\n")
+    assert read_rows(str(path)) == [{"id": 1, "b": 2}, {"id": 1, "b": 3}]
 
 
 @pytest.mark.parametrize("reference", ["calls.csv", "calls.csv#0", "calls.txt#1", "x.csv#" + "9" * 30, "#1", ""])
