@@ -129,6 +129,15 @@ def test_nothing_prints_the_token(connect):
     assert TOKEN not in f"{hook!r} {hook.get_conn()!r} {hook.get_conn()} {vars(hook)}"
 
 
+def test_an_embed_token_is_kept_from_the_logs_of_airflow(connect, simulator):
+    from airflow.providers.common.compat.sdk import redact
+
+    with connect(host=simulator.url, password=simulator.token).get_conn() as dstny:
+        token = dstny.create_embed_token("erik.lindqvist@example.com")
+    assert len(token) > 20
+    assert token not in redact(f"the page is https://app.example.com/embed?token={token}")
+
+
 def test_test_connection_says_what_it_reached(connect, simulator):
     ok, message = connect(host=simulator.url, password=simulator.token).test_connection()
     assert ok
