@@ -319,8 +319,9 @@ def test_rendered_fields_and_the_serialized_dag_show_addresses_and_names_only():
         assert copied.users.fields[0]["last_name"] == name
         assert copied.users.fields[0]["mobile_number"] == PHONE
         rendered = _serialize_rendered_fields(copied)
-        assert rendered["users"] == ["nina@example.com", "***", "***"]
-        assert rendered["teams"] == ["Sales"]
+        # Airflow 3.0 writes the list as text.
+        assert str(rendered["users"]) == str(["nina@example.com", "***", "***"])
+        assert str(rendered["teams"]) == str(["Sales"])
     for text in (json.dumps(DagSerialization.to_dict(dag)), repr(original.users)):
         assert PHONE[1:] not in text
         assert "nina@example.com" in text
@@ -337,7 +338,7 @@ def test_what_comes_of_another_task_is_upstream_and_masked_too():
         part = DstnySyncDirectoryOperator(task_id="part", users=[{**NINA, "first_name": up()}])
     assert len(whole.upstream_task_ids) == len(part.upstream_task_ids) == 1
     whole.users = [NINA]
-    assert _serialize_rendered_fields(whole)["users"] == ["nina@example.com"]
+    assert str(_serialize_rendered_fields(whole)["users"]) == str(["nina@example.com"])
 
 
 def test_paths_are_templates():
