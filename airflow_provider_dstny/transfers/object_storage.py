@@ -6,7 +6,6 @@ import logging
 import mimetypes
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
@@ -105,7 +104,7 @@ class DstnyRecordingToObjectStorageOperator(ConversationLinkMixin, BaseOperator)
                 f"{len(landed.missing)} conversations have no recording: {_some(landed.missing)}"
             )
         return {
-            "path": self.path,
+            "path": str(self.path),
             "files": landed.files,
             "downloaded": len(landed.files) - skipped,
             "skipped": skipped,
@@ -129,11 +128,13 @@ class DstnyRecordingToObjectStorageOperator(ConversationLinkMixin, BaseOperator)
             self.log.info("Conversation %s has no recording", conversation_id)
             landed.missing.append(conversation_id)
             return
-        urls = chain([recording], (rest.get_recording_url(conversation_id) for _ in count()))
+        known = [recording]
+
+        def find_url() -> str:
+            return _url(conversation_id, known.pop() if known else rest.get_recording_url(conversation_id))
+
         with PartialFile(folder, name) as file:
-            download = Download(
-                rest, f"The recording of {conversation_id}", lambda: _url(conversation_id, next(urls)), file
-            )
+            download = Download(rest, f"The recording of {conversation_id}", find_url, file)
             download.run()
             landed.files[conversation_id] = str(file.keep_as(name + download.suffix()))
             landed.size += download.size

@@ -305,6 +305,16 @@ class TestOperator:
         assert [path.name for path in tmp_path.iterdir()] == [f"{second.id}.wav"]
         assert self.run([first.id, second.id], tmp_path)["downloaded"] == 1
 
+    def test_a_fresh_url_that_cannot_be_had_at_once_is_asked_for_again(self, account, tmp_path):
+        one = account.rest.add(has_recording=True, recording=BIG)
+        account.books.inject(Fault("cut", "recording", after_bytes=1000))
+        account.books.inject(Fault("status", "recording", status=403))
+        # The first question is answered; of the second, all five attempts fail.
+        account.books.inject(Fault("slow", "get_recording_url", seconds=0))
+        account.books.inject(Fault("status", "get_recording_url", status=503, times=5))
+        assert self.run(one.id, tmp_path)["downloaded"] == 1
+        assert (tmp_path / f"{one.id}.bin").stat().st_size == SIZE
+
     def test_a_cut_that_is_not_mended_leaves_nothing(self, account, tmp_path):
         one = account.rest.add(has_recording=True, recording=BIG)
         account.books.inject(Fault("cut", "recording", after_bytes=1000))
