@@ -21,6 +21,7 @@ from airflow_provider_dstny.api.errors import (
     DstnyResponseError,
     DstnyServerError,
     DstnyTimeoutError,
+    DstnyValidationError,
 )
 
 #: Further attempts that got no further than the one that got furthest; one that did starts the count anew.
@@ -189,6 +190,26 @@ class Download:
     def _tell(self, state: RetryCallState) -> None:
         wait = state.upcoming_sleep
         _log.warning("%s was cut after %d bytes; it goes on in %.1f s", self._name, self.size, wait)
+
+
+def preflight(client: ApiClient, name: str, url: str) -> None:
+    """Ask for one byte of a file and read nothing, to see that anybody who has the URL gets the file.
+
+    :param name: what it is, for messages, which never have the URL.
+    :raises DstnyValidationError: its host answers with something else.
+    :raises DstnyConnectionError: its host was not reached.
+    :raises DstnyTimeoutError: its host did not answer.
+    """
+    with client.open_url(url, {"Range": "bytes=0-0"}) as opened:
+        status, kind = opened.status, _kind(opened.headers.get("content-type", ""))
+    if status >= 500 or status == 429:
+        raise DstnyServerError(status, f"{name}: its host does not hand it out now.", hint="A retry later may pass.")
+    if status not in {200, 206} or kind == "text/html":
+        raise DstnyValidationError(
+            None,
+            f"{name}: its host answers {status} {kind}, but Dstny fetches it without a login and needs 200 and a "
+            "recording. Nothing was sent; a retry fails the same way until the URL works.",
+        )
 
 
 def _kind(content_type: str) -> str:

@@ -53,6 +53,8 @@ class DstnyCreateCallConversationOperator(MaskedPayloadMixin, ConversationLinkMi
     :param timeout: seconds to wait for the transcript, in each try.
     :param deferrable: wait in the triggerer.
     :param resubmit_ambiguous: send again when it cannot be known whether an earlier try arrived.
+    :param preflight_recording: ask the host of the recording first, without reading it: a URL that does not work would
+        be found out only when no transcript comes. The worker must reach that host as Dstny does.
     """
 
     conn_types = ("dstny",)
@@ -72,9 +74,11 @@ class DstnyCreateCallConversationOperator(MaskedPayloadMixin, ConversationLinkMi
         timeout: float | timedelta = 6 * 60 * 60,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         resubmit_ambiguous: bool = False,
+        preflight_recording: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.preflight_recording = preflight_recording
         self.call = call
         self.dstny_conn_id = dstny_conn_id
         self.wait_for_transcript = wait_for_transcript
@@ -97,6 +101,8 @@ class DstnyCreateCallConversationOperator(MaskedPayloadMixin, ConversationLinkMi
                     send=lambda: dstny.create_call_conversation(call),
                     find=lambda: _find(dstny, call),
                     resubmit_ambiguous=self.resubmit_ambiguous,
+                    # Not where an earlier try has sent it: its URL may have run out since.
+                    look=(lambda: _preflight(dstny, call)) if self.preflight_recording else None,
                 )
                 self.log.info("Call %s is conversation %s", call.call_external_id, conversation_id)
                 self.conversation_id = conversation_id
@@ -155,6 +161,12 @@ class DstnyCreateCallConversationOperator(MaskedPayloadMixin, ConversationLinkMi
 
         mark_done(context)
         return conversation_id
+
+
+def _preflight(dstny: DstnyClient, call: CallConversation) -> None:
+    from airflow_provider_dstny.api.downloads import preflight
+
+    preflight(dstny, f"call_recording_url of call {call.call_external_id}", call.call_recording_url)
 
 
 def _find(dstny: DstnyClient, call: CallConversation) -> str | None:

@@ -234,6 +234,43 @@ class TestSendingOnce:
         assert len(account.state.calls) == 1
 
 
+class TestPreflight:
+    def test_a_recording_that_can_be_fetched_is_no_obstacle(self, account, call, context):
+        call["call_recording_url"] = f"{account.url}/recordings/big-1000000000.bin?signature=s3cr3t"
+        conversation_id = operator(call, preflight_recording=True).execute(context)
+        assert conversation_id in account.state.calls
+        first = account.books.downloads[0]
+        assert (first.range, first.authorized) == ("bytes=0-0", False)
+
+    @pytest.mark.parametrize(
+        ("fault", "final"),
+        [
+            (Fault("status", "recording", status=403), True),
+            (Fault("status", "recording", status=404), True),
+            (Fault("html", "recording", status=200), True),
+            (Fault("status", "recording", status=503), False),
+            (Fault("reset", "recording"), False),
+        ],
+        ids=["403", "404", "page", "503", "reset"],
+    )
+    def test_one_that_cannot_is_told_before_anything_is_sent(self, account, call, context, fault, final):
+        call["call_recording_url"] = f"{account.url}/recordings/a.wav?signature=s3cr3t"
+        account.books.inject(Fault(**vars(fault)))
+        with pytest.raises(Exception, match=r"call_recording_url|connection to 127") as caught:
+            operator(call, preflight_recording=True).execute(context)
+        assert isinstance(caught.value, AirflowFailException) is final
+        assert "s3cr3t" not in str(caught.value)
+        assert account.books.count("create_call_conversation") == 0
+
+    def test_what_was_sent_already_is_not_asked_about_again(self, account, call, context):
+        call["call_recording_url"] = f"{account.url}/recordings/a.wav"
+        first = operator(call, preflight_recording=True).execute(context)
+        account.state.settle()
+        account.books.inject(Fault("status", "recording", status=403))
+        context["ti"].try_number = 2
+        assert operator(call, preflight_recording=True).execute(context) == first
+
+
 class TestWaiting:
     @pytest.mark.parametrize("name", ["timeout", "poke_interval"])
     @pytest.mark.parametrize("value", ["60", None, -1, 1e300, True, float("nan")])
