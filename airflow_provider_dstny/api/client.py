@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import ssl
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -32,6 +30,7 @@ from airflow_provider_dstny.api.errors import (
 from airflow_provider_dstny.api.iteration import Findings, Found
 from airflow_provider_dstny.api.operation import Request, Route, Steps, override_routes
 from airflow_provider_dstny.api.privacy import scrub
+from airflow_provider_dstny.api.request_logs import without_query
 from airflow_provider_dstny.api.retry import LONGEST_WAIT, retry_options
 from airflow_provider_dstny.api.throttle import throttle_for
 
@@ -39,38 +38,6 @@ T = TypeVar("T")
 StepT = TypeVar("StepT")
 
 _CONNECT_TIMEOUT = 10.0
-
-_our_request: ContextVar[bool] = ContextVar("airflow_provider_dstny_request", default=False)
-
-
-class _WithoutQuery(logging.Filter):
-    """httpx logs the whole URL of a request; the query of ours may be a signature, or a search for somebody.
-
-    What lies below httpx logs headers, where a redirect has its URL: of our requests, that is left out.
-    """
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if not _our_request.get():
-            return True
-        if isinstance(record.args, tuple):
-            record.args = tuple(
-                argument.copy_with(query=None, userinfo=b"") if isinstance(argument, httpx.URL) else argument
-                for argument in record.args
-            )
-        return not record.name.startswith("httpcore")
-
-
-for _name in ("httpx", *(f"httpcore.{part}" for part in ("connection", "http11", "http2", "proxy", "socks"))):
-    logging.getLogger(_name).addFilter(_WithoutQuery())
-
-
-@contextmanager
-def _without_query() -> Iterator[None]:
-    ours = _our_request.set(True)
-    try:
-        yield
-    finally:
-        _our_request.reset(ours)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +196,7 @@ class ApiClient:
                 self._http = httpx.Client(**self._http_options())
         time.sleep(self._throttle.reserve())
         try:
-            with _without_query():
+            with without_query():
                 response = self._http.request(**self._http_request(request))
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             failure = self._not_answered(request, error)
@@ -244,7 +211,7 @@ class ApiClient:
             self._ahttp, self._loop = httpx.AsyncClient(**self._http_options()), loop
         await asyncio.sleep(self._throttle.reserve())
         try:
-            with _without_query():
+            with without_query():
                 response = await self._ahttp.request(**self._http_request(request))
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             failure = self._not_answered(request, error)
@@ -272,7 +239,7 @@ class ApiClient:
         failure: DstnyError | None = None
         try:
             with (
-                _without_query(),
+                without_query(),
                 httpx.Client(
                     verify=_ssl_context(self._verify if own else True), follow_redirects=True, timeout=timeout
                 ) as http,
