@@ -29,7 +29,7 @@ class DstnyTimeoutError(DstnyError):
 
 
 class DstnyResponseError(DstnyError):
-    """The API answered with success, but the body could not be read."""
+    """The API answered with success, but the body could not be read, or a list not completely."""
 
 
 class DstnyAmbiguousError(DstnyError):
