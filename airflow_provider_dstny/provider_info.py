@@ -12,7 +12,10 @@ _TEXT_OR_EMPTY = ["string", "null"]
 def _requests_per_minute(default: str) -> dict[str, Any]:
     return {
         "label": "Requests per minute",
-        "description": f"Pace of this token in one process, such as one task. Empty: {default}.",
+        "description": (
+            "Pace of this token in one process, such as one task; of all processes that share a throttle URL. "
+            f"Empty: {default}."
+        ),
         "schema": {"type": _NUMBER_OR_EMPTY, "minimum": 1},
     }
 
@@ -37,6 +40,16 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "app_url": {
         "label": "App URL",
         "description": "Where people open conversations, for the link of a task. Default: https://app.meetric.com",
+        "schema": {"type": _TEXT_OR_EMPTY},
+    },
+    "throttle_url": {
+        "label": "Throttle URL",
+        "description": (
+            "Where workers and triggerers share the pace of this token: redis://host:6379/0, "
+            "postgresql://user:${PASSWORD}@host/database, or the absolute path of an SQLite file on one machine. "
+            "${NAME} is replaced from the environment, so that no password need be here. "
+            "Empty: each process keeps a pace of its own."
+        ),
         "schema": {"type": _TEXT_OR_EMPTY},
     },
     "paths": {

@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, cast, get_args
 
-from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, conf
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import BaseOperatorLink, Context, XComArg
+    from airflow.providers.common.compat.sdk import BaseOperator, BaseOperatorLink, Context, XComArg
 
+    from airflow_provider_dstny.api.errors import DstnyError
     from airflow_provider_dstny.hooks.base import DstnyBaseHook
 
     #: One id or many, or the output of a task that returns them.
@@ -27,12 +28,18 @@ class DstnyHookMixin:
     dstny_conn_id: str
     #: Types of connections whose API can do the work.
     conn_types: ClassVar[Sequence[str]] = ("dstny", "dstny_rest", "tellcasey")
+    #: A pause that the API demands, and that is too long to sleep, is spent in the triggerer.
+    deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False)
 
     @cached_property
     def hook(self) -> DstnyBaseHook[Any]:
         from airflow_provider_dstny.hooks import get_client_hook
 
         return get_client_hook(self.dstny_conn_id, self.conn_types)
+
+    def execute_after_pause(self, context: Context, event: Any) -> Any:
+        """Do the work anew: what the API refused with a pause has not happened."""
+        return self.execute(context)  # type: ignore[attr-defined]
 
 
 class _Links:
@@ -71,18 +78,43 @@ class ConversationLinkMixin(DstnyHookMixin):
 
 
 @contextmanager
-def final_errors_fail() -> Iterator[None]:
-    """End a task without retries where a retry would fail the same way; let other errors pass."""
+def final_errors_fail(task: DstnyHookMixin) -> Iterator[None]:
+    """End a task without retries where a retry would fail the same way, defer it through a long pause.
+
+    Other errors pass.
+    """
     from airflow_provider_dstny.api.errors import DstnyError
 
     try:
         yield
         return
     except DstnyError as error:
+        if task.deferrable:
+            _defer_through_pause(cast("BaseOperator", task), error)
         if not error.final:
             raise
         reason = str(error)
     raise AirflowFailException(reason)
+
+
+def _defer_through_pause(task: BaseOperator, error: DstnyError) -> None:
+    """Defer a task until the API may be asked again, if it says when and that is not soon."""
+    from datetime import UTC, datetime, timedelta
+
+    from airflow_provider_dstny.api.errors import DstnyQuotaError, DstnyRateLimitError
+    from airflow_provider_dstny.api.retry import LONGEST_WAIT
+
+    match error:
+        case DstnyQuotaError(resets_at=datetime() as until):
+            pass
+        case DstnyRateLimitError(retry_after=float() | int() as seconds) if seconds > LONGEST_WAIT:
+            until = datetime.now(UTC) + timedelta(seconds=seconds)
+        case _:
+            return
+    from airflow.providers.standard.triggers.temporal import DateTimeTrigger
+
+    task.log.warning("Deferred until %s UTC. %s", f"{until:%Y-%m-%d %H:%M:%S}", error)
+    task.defer(trigger=DateTimeTrigger(moment=until), method_name="execute_after_pause")
 
 
 def checked_if_exists(value: str) -> IfExists:

@@ -4,7 +4,8 @@ import asyncio
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,12 @@ os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="dstny-tests-")
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 for name in [name for name in os.environ if name.startswith("AIRFLOW_CONN_")]:
     del os.environ[name]
+
+
+@pytest.fixture(autouse=True)
+def _paces_of_their_own(mocker: MockerFixture) -> None:
+    """A pause that one test was told must not hold another whose simulator has the same port."""
+    mocker.patch.dict("airflow_provider_dstny.api.throttle._throttles", clear=True)
 
 
 @pytest.fixture
@@ -42,6 +49,20 @@ def no_sleep(mocker: MockerFixture) -> list[float]:
     awaited = SimpleNamespace(sleep=asleep, get_running_loop=asyncio.get_running_loop)
     mocker.patch("airflow_provider_dstny.api.client.asyncio", awaited)
     return slept
+
+
+@pytest.fixture
+def moved_clock(mocker: MockerFixture) -> Callable[[Callable[[], float]], None]:
+    """Let everything that waits go by a clock of seconds since the epoch."""
+
+    def follow(clock: Callable[[], float]) -> None:
+        for module in ("wait", "lookout", "reading", "poller"):
+            mocker.patch(
+                f"airflow_provider_dstny.waiting.{module}.utc_now",
+                side_effect=lambda: datetime.fromtimestamp(clock(), UTC),
+            )
+
+    return follow
 
 
 @pytest.fixture

@@ -142,7 +142,10 @@ def _error_of(
                 hint = f"The daily quota is used up until about {resets_at:%Y-%m-%d %H:%M} UTC; a retry before fails."
                 return error(DstnyQuotaError, hint, resets_at=resets_at)
             when = "later" if retry_after is None else f"after {retry_after:g} s"
-            hint = f"Retry {when}, or lower requests_per_minute in the connection's extra."
+            hint = (
+                f"Retry {when}. If other processes use this token, let them share its pace: set throttle_url in the "
+                "connection's extra; else lower requests_per_minute there."
+            )
             return error(DstnyRateLimitError, hint, retry_after=retry_after)
         case _ if status >= 500:
             hint = (

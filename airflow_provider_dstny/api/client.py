@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mappi
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar
@@ -23,16 +23,20 @@ from airflow_provider_dstny.api.answers import lost_answer, read_answer
 from airflow_provider_dstny.api.errors import (
     DstnyConnectionError,
     DstnyError,
+    DstnyQuotaError,
     DstnyRateLimitError,
     DstnyTimeoutError,
     DstnyValidationError,
 )
 from airflow_provider_dstny.api.iteration import Findings, Found
+from airflow_provider_dstny.api.metrics import Metrics, NoMetrics, SafeMetrics
 from airflow_provider_dstny.api.operation import Request, Route, Steps, override_routes
 from airflow_provider_dstny.api.privacy import scrub
 from airflow_provider_dstny.api.request_logs import without_query
-from airflow_provider_dstny.api.retry import LONGEST_WAIT, retry_options
-from airflow_provider_dstny.api.throttle import throttle_for
+from airflow_provider_dstny.api.retry import retry_options
+from airflow_provider_dstny.api.slots.address import Address
+from airflow_provider_dstny.api.slots.shared import SharedSlots
+from airflow_provider_dstny.api.throttle import identity_of, spacing_of, throttle_for
 
 T = TypeVar("T")
 StepT = TypeVar("StepT")
@@ -67,13 +71,21 @@ class ApiClient:
     :param token: sent as ``Authorization: Bearer``.
     :param timeout: seconds to wait for an answer.
     :param max_retries: further attempts of a request that may safely be repeated.
-    :param requests_per_minute: pace of all clients of this token in this process, None for what the API documents.
+    :param requests_per_minute: pace of this client's requests, None for what the API documents. Requests of one token
+        are sent one after the other by all its clients in this process, and by those that share a ``throttle_url``.
     :param verify: True, False, or the path of a CA bundle (file or directory).
     :param paths: operations whose path differs on this account, see :func:`override_routes`.
-    :param on_secret: is told each secret that the API hands out, so that it can be kept from logs.
+    :param throttle_url: where processes share the pace and the pauses of a token: ``redis://``, ``rediss://``,
+        ``postgresql://``, or the absolute path of an SQLite file; None for this process alone. ``${NAME}`` in it stands
+        for a variable of the environment. While the store cannot be reached, this process keeps a pace of its own.
+    :param metrics: where the client's numbers go.
+    :param on_secret: is told each secret that the API hands out, and passwords within ``throttle_url``, so that they
+        can be kept from logs.
     :raises DstnyValidationError: a setting that cannot work, named.
     """
 
+    #: How metrics call the API.
+    name: ClassVar[str]
     base_path: ClassVar[str]
     routes: ClassVar[Mapping[str, Route]]
     #: Where people manage tokens and their scopes.
@@ -91,6 +103,8 @@ class ApiClient:
         requests_per_minute: float | None = None,
         verify: bool | str = True,
         paths: Mapping[str, Any] | None = None,
+        throttle_url: str | None = None,
+        metrics: Metrics | None = None,
         on_secret: Callable[[str], object] | None = None,
     ) -> None:
         self.on_secret = on_secret or (lambda secret: None)
@@ -100,9 +114,16 @@ class ApiClient:
         self._max_retries = max_retries
         self._verify = verify
         self._routes = override_routes(self.routes, paths or {})
-        self._throttle = throttle_for(
-            self.base_url, self._token, requests_per_minute or self.documented_requests_per_minute
-        )
+        #: Seconds between two requests, 0 without a limit of our own.
+        self.spacing = spacing_of(requests_per_minute or self.documented_requests_per_minute)
+        #: The same for all clients of this token and API, in every process; the token cannot be had from it.
+        self.identity = identity_of(self.base_url, self._token)
+        #: Where the client's numbers go. It raises nothing.
+        self.metrics: Metrics = SafeMetrics(metrics or NoMetrics())
+        address = Address.parse(throttle_url) if throttle_url else None
+        for secret in address.secrets if address else ():
+            self.on_secret(secret)
+        self._throttle = throttle_for(self.base_url, self._token, address)
         self._http: httpx.Client | None = None
         self._ahttp: httpx.AsyncClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -110,6 +131,12 @@ class ApiClient:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.base_url}>"
+
+    @property
+    def lost_store(self) -> str | None:
+        """Kind and host of the store of ``throttle_url`` if it was not reached when it was asked last, else None."""
+        slots = self._throttle.slots
+        return slots.place if isinstance(slots, SharedSlots) and slots.lost else None
 
     def request(
         self,
@@ -133,6 +160,7 @@ class ApiClient:
             json,
             timeout,
             scope=original.scope,
+            counted="/".join(map(str, ids.values())) if original.counted else None,
         )
 
     def run(self, steps: Steps[T]) -> T:
@@ -188,20 +216,25 @@ class ApiClient:
             return _Outcome(error=error)
 
     def _retries(self, request: Request) -> dict[str, Any]:
-        return retry_options(request, self._max_retries if request.max_retries is None else request.max_retries)
+        max_retries = self._max_retries if request.max_retries is None else request.max_retries
+        return retry_options(request, max_retries, on_retry=partial(self._count, "dstny.retries", request))
 
     def _send(self, request: Request) -> Any:
         with self._lock:
             if self._http is None:
                 self._http = httpx.Client(**self._http_options())
-        time.sleep(self._throttle.reserve())
+        self._waited(self._throttle.take(request, self.spacing, sleep=time.sleep))
         try:
             with without_query():
                 response = self._http.request(**self._http_request(request))
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             failure = self._not_answered(request, error)
         else:
-            return self._read(request, response)
+            try:
+                return self._read(request, response)
+            except (DstnyQuotaError, DstnyRateLimitError) as error:
+                self._throttle.heed(error)
+                raise
         raise failure
 
     async def _asend(self, request: Request) -> Any:
@@ -209,14 +242,18 @@ class ApiClient:
         if self._ahttp is None or self._loop is not loop:
             # Connections belong to the event loop that opened them.
             self._ahttp, self._loop = httpx.AsyncClient(**self._http_options()), loop
-        await asyncio.sleep(self._throttle.reserve())
+        self._waited(await self._throttle.atake(request, self.spacing, sleep=asyncio.sleep))
         try:
             with without_query():
                 response = await self._ahttp.request(**self._http_request(request))
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             failure = self._not_answered(request, error)
         else:
-            return self._read(request, response)
+            try:
+                return self._read(request, response)
+            except (DstnyQuotaError, DstnyRateLimitError) as error:
+                await self._throttle.aheed(error)
+                raise
         raise failure
 
     @contextmanager
@@ -275,22 +312,33 @@ class ApiClient:
         }
 
     def _read(self, request: Request, response: httpx.Response) -> Any:
-        try:
-            return read_answer(
-                request,
-                response.status_code,
-                response.headers,
-                response.content,
-                token=self._token,
-                settings_page=self.settings_page,
-                now=datetime.now(UTC),
-            )
-        except DstnyRateLimitError as error:
-            if error.retry_after and error.retry_after <= LONGEST_WAIT:
-                self._throttle.pause(error.retry_after)
-            raise
+        self._count("dstny.requests", request, status=str(response.status_code))
+        if response.status_code == 429:
+            self.metrics.count("dstny.rate_limited", tags={"api": self.name})
+        answer = read_answer(
+            request,
+            response.status_code,
+            response.headers,
+            response.content,
+            token=self._token,
+            settings_page=self.settings_page,
+            now=datetime.now(UTC),
+        )
+        self._throttle.count(request)
+        return answer
+
+    def _waited(self, seconds: float) -> None:
+        self.metrics.timing("dstny.throttled", seconds, {"api": self.name})
+
+    def _count(self, name: str, request: Request, **tags: str) -> None:
+        self.metrics.count(name, tags={"api": self.name, "operation": request.operation, **tags})
 
     def _not_answered(self, request: Request, error: Exception) -> DstnyError:
+        failure = self._failure(request, error)
+        self._count("dstny.requests", request, status=type(failure).__name__)
+        return failure
+
+    def _failure(self, request: Request, error: Exception) -> DstnyError:
         cause = scrub(str(error), self._token) or type(error).__name__
         if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)):
             return DstnyConnectionError(

@@ -64,6 +64,7 @@ class DstnyClient(DirectoryOperations, AgentOperations):
     anything is sent.
     """
 
+    name = "dstny"
     base_path = "/api/v2"
     routes = ROUTES
     settings_page = "Settings → Api → Token in Dstny"

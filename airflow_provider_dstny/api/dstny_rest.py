@@ -49,11 +49,11 @@ ROUTES: Mapping[str, Route] = {
     "list_teams": Route("GET", "/teams", "teams"),
     "list_departments": Route("GET", "/departments", "departments"),
     "list_conversations": Route("GET", "/conversations", "conversations"),
-    "get_conversation": Route("GET", "/conversations/{conversation_id}", "conversations"),
-    "get_transcript": Route("GET", "/conversations/{conversation_id}/transcript", "transcripts"),
-    "get_insights": Route("GET", "/conversations/{conversation_id}/insights", "insights"),
-    "get_recording_url": Route("GET", "/conversations/{conversation_id}/recording-url", "recordings"),
-    "get_summary": Route("GET", "/conversations/{conversation_id}/summary", "conversations"),
+    "get_conversation": Route("GET", "/conversations/{conversation_id}", "conversations", counted=True),
+    "get_transcript": Route("GET", "/conversations/{conversation_id}/transcript", "transcripts", counted=True),
+    "get_insights": Route("GET", "/conversations/{conversation_id}/insights", "insights", counted=True),
+    "get_recording_url": Route("GET", "/conversations/{conversation_id}/recording-url", "recordings", counted=True),
+    "get_summary": Route("GET", "/conversations/{conversation_id}/summary", "conversations", counted=True),
     "request_notetaker": Route("POST", "/notetaker/request", "notetaker"),
     "list_webhook_deliveries": Route("GET", "/webhooks/deliveries"),
 }
@@ -65,10 +65,12 @@ class DstnyRestClient(ApiClient):
     A token may send 60 requests a minute, which is kept without further settings, and read 1000 different
     conversations a day; both can differ per token. All operations raise
     :class:`~airflow_provider_dstny.api.errors.DstnyError` kinds; ``DstnyScopeError.scope`` names a missing scope,
-    ``DstnyQuotaError.resets_at`` is when a used-up quota starts anew. Invalid input raises
-    ``DstnyValidationError`` before anything is sent.
+    ``DstnyQuotaError.resets_at`` is when a used-up quota starts anew. For 15 minutes after the API has told so, what
+    counts against the quota raises it without asking again, except for conversations that this process has read the
+    same day. Invalid input raises ``DstnyValidationError`` before anything is sent.
     """
 
+    name = "dstny_rest"
     base_path = "/api/v1/rest"
     routes = ROUTES
     settings_page = "Settings → REST API in Dstny"
@@ -177,7 +179,10 @@ class DstnyRestClient(ApiClient):
 
     @operation
     def get_recording_url(self, conversation_id: str | int) -> Steps[Recording]:
-        """*Get recording URL*. Scope ``recordings``, and the token's setting ``include_recordings=true``."""
+        """*Get recording URL*. Scope ``recordings``, and the token's setting ``include_recordings=true``.
+
+        Counts against the daily quota.
+        """
         body = yield self.request("get_recording_url", conversation_id=conversation_id)
         return Recording.read(body, conversation_id=str(conversation_id))
 

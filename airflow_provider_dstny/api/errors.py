@@ -39,7 +39,7 @@ class DstnyAmbiguousError(DstnyError):
 class DstnyApiError(DstnyError):
     """The API answered with an error.
 
-    :param status_code: HTTP status; None when bad input was refused before anything was sent.
+    :param status_code: HTTP status; None when nothing was sent: bad input, or a turn that would come too late.
     :param message: the operation and what the API said, shortened, without tokens and phone numbers.
     :param request_id: the API's own id of the request, for support.
     :param hint: which setting or scope to change, and what a retry will do.

@@ -31,6 +31,9 @@ class Request:
     :param scope: what the token must be allowed to, where the documents say so.
     :param timeout: seconds, None for the client's own.
     :param max_retries: None for the client's own.
+    :param patience: seconds that it may wait for its turn, and after a 429; None for as long as it takes. A turn
+        that would come later is a ``DstnyRateLimitError`` without a status, and nothing is sent.
+    :param counted: what it takes from a daily quota: the id of a conversation, None for nothing.
     """
 
     operation: str
@@ -42,6 +45,8 @@ class Request:
     timeout: float | None = None
     max_retries: int | None = None
     scope: str | None = None
+    patience: float | None = None
+    counted: str | None = None
 
     def __str__(self) -> str:
         return f"{self.operation} ({self.method} {self.path})"
@@ -52,11 +57,21 @@ Steps: TypeAlias = Generator[Request, Any, T]
 
 def without_retries(steps: Steps[T]) -> Steps[T]:
     """Let each request of an operation be tried only once, for callers that come back anyway."""
+    return _each(steps, max_retries=0)
+
+
+def with_patience(steps: Steps[T], seconds: float) -> Steps[T]:
+    """Let each request of an operation wait at most so long for its turn; see :class:`Request`."""
+    return _each(steps, patience=seconds)
+
+
+def _each(steps: Steps[T], **changes: Any) -> Steps[T]:
+    """Let each request of an operation be another one in some fields."""
     try:
         request = next(steps)
         while True:
             try:
-                answer = yield replace(request, max_retries=0)
+                answer = yield replace(request, **changes)
             except DstnyError as error:
                 request = steps.throw(error)
             else:
@@ -112,11 +127,13 @@ class Route:
     """Where an operation lives: a method and a path template below the API's base path.
 
     :param scope: what the token must be allowed to, where the documents say so.
+    :param counted: its conversation counts against a daily quota.
     """
 
     method: str
     template: str
     scope: str | None = None
+    counted: bool = False
 
     @property
     def repeatable(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from tenacity import RetryCallState, stop_after_attempt, wait_random_exponential
@@ -31,8 +32,12 @@ def is_retryable(request: Request, error: BaseException | None, attempt: int) ->
     match error:
         case DstnyConnectionError():
             return True
+        case DstnyRateLimitError(status_code=None):
+            # It was not sent, because its turn comes later than it may wait.
+            return False
         case DstnyRateLimitError():
-            return (error.retry_after or 0) <= LONGEST_WAIT
+            patience = LONGEST_WAIT if request.patience is None else request.patience
+            return (error.retry_after or 0) <= min(LONGEST_WAIT, patience)
         case DstnyTimeoutError():
             return request.repeatable
         case DstnyServerError(status_code=502 | 503 | 504):
@@ -43,8 +48,13 @@ def is_retryable(request: Request, error: BaseException | None, attempt: int) ->
     return False
 
 
-def retry_options(request: Request, max_retries: int) -> dict[str, Any]:
-    """Return the keyword arguments for tenacity's ``Retrying`` and ``AsyncRetrying``."""
+def retry_options(
+    request: Request, max_retries: int, *, on_retry: Callable[[], object] = lambda: None
+) -> dict[str, Any]:
+    """Return the keyword arguments for tenacity's ``Retrying`` and ``AsyncRetrying``.
+
+    :param on_retry: is called before each further attempt.
+    """
 
     def retry(state: RetryCallState) -> bool:
         return is_retryable(request, _failure(state), state.attempt_number)
@@ -64,6 +74,7 @@ def retry_options(request: Request, max_retries: int) -> dict[str, Any]:
             cause,
             state.upcoming_sleep,
         )
+        on_retry()
 
     return {
         "stop": stop_after_attempt(max_retries + 1),

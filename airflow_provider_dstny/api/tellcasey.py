@@ -33,6 +33,7 @@ class TellcaseyClient(ApiClient):
     :param base_url: where the API lives; the public one is ``https://api.tellcasey.com``.
     """
 
+    name = "tellcasey"
     base_path = "/v1/backend"
     routes = ROUTES
     settings_page = "API keys in tellcasey"

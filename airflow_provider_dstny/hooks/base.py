@@ -56,6 +56,7 @@ class ConnectionExtra(BaseModel):
     verify: Annotated[bool | str | None, BeforeValidator(_true_false_or_path)] = None
     paths: Annotated[dict[str, Any] | None, BeforeValidator(_json_object)] = None
     app_url: Annotated[str | None, AfterValidator(_web_address)] = None
+    throttle_url: str | None = Field(default=None, repr=False)
 
     @classmethod
     def parse(cls, values: Any) -> ConnectionExtra:
@@ -98,7 +99,7 @@ def base_url_of(connection: Connection, default: str = "") -> str:
 
 
 def mask_secret(secret: str) -> None:
-    """Keep a secret that an API handed out from the logs and rendered fields of Airflow."""
+    """Keep a secret that the connection does not mark as one from the logs and rendered fields of Airflow."""
     try:
         masker = import_module("airflow.sdk.log")
     except ImportError:
@@ -173,7 +174,10 @@ class DstnyBaseHook(BaseHook, Generic[ClientT]):
         try:
             connection = self.get_connection(self.dstny_conn_id)
             with self._prepare(connection, **_TEST_OPTIONS)() as client:
-                return True, f"Reached {self.hook_name} at {client.base_url}. {self._greet(client)}"
+                told = f"Reached {self.hook_name} at {client.base_url}. {self._greet(client)}"
+                if client.lost_store:
+                    told += f" But throttle_url: {client.lost_store} was not reached from here."
+                return True, told
         except DstnyError as error:
             return False, str(error)
 
@@ -194,7 +198,15 @@ class DstnyBaseHook(BaseHook, Generic[ClientT]):
         self._app_url = extra.app_url or self._app_url
         options = {**extra.client_options(), **overrides}
         base_url = base_url_of(connection, self.default_base_url)
-        return lambda: self.client_class()(base_url, connection.password or "", on_secret=mask_secret, **options)
+
+        def new_client() -> ClientT:
+            from airflow_provider_dstny.hooks.metrics import AirflowMetrics
+
+            return self.client_class()(
+                base_url, connection.password or "", on_secret=mask_secret, metrics=AirflowMetrics(), **options
+            )
+
+        return new_client
 
     # Airflow 3.2 and later read the form from the manifest; 3.0 and 3.1 ask these two methods.
 

@@ -89,7 +89,7 @@ class DstnyRunAgentOperator(ConversationLinkMixin, BaseOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         from airflow_provider_dstny.agent_runs import ResultsFile
 
-        with final_errors_fail():
+        with final_errors_fail(self):
             agent_round = self._round(context)
             if agent_round.is_test_run and not agent_round.output_path:
                 self.log.warning("A test run persists nothing and output_path is not set: the results are dropped")
@@ -210,7 +210,7 @@ class DstnyCreateAgentOperator(DstnyHookMixin, BaseOperator):
         from airflow_provider_dstny.api.models.agents import AgentDefinition
         from airflow_provider_dstny.submission import mark_done, send_once
 
-        with final_errors_fail():
+        with final_errors_fail(self):
             definition = AgentDefinition.parse(self.agent)
             with self.hook.get_conn() as dstny:
                 agent_id = send_once(
@@ -253,7 +253,7 @@ class DstnyUpdateAgentOperator(DstnyHookMixin, BaseOperator):
         self.dstny_conn_id = dstny_conn_id
 
     def execute(self, context: Context) -> str:
-        with final_errors_fail(), self.hook.get_conn() as dstny:
+        with final_errors_fail(self), self.hook.get_conn() as dstny:
             agent_id = _agent_id(self.agent_id)
             dstny.update_agent(agent_id, self.agent)
         return str(agent_id)
@@ -293,7 +293,7 @@ class DstnyDeleteAgentOperator(DstnyHookMixin, BaseOperator):
                 return str(agent_id)
             return None
 
-        with final_errors_fail(), self.hook.get_conn() as dstny:
+        with final_errors_fail(self), self.hook.get_conn() as dstny:
             agent_id = _agent_id(self.agent_id)
             try:
                 # Sent again if an earlier try did not delete it after all: that cannot do any harm.

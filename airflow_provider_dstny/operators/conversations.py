@@ -90,7 +90,7 @@ class DstnyCreateCallConversationOperator(MaskedPayloadMixin, ConversationLinkMi
     def execute(self, context: Context) -> str:
         from airflow_provider_dstny.submission import send_once
 
-        with final_errors_fail():
+        with final_errors_fail(self):
             call = self._validated_call()
             with self.hook.get_conn() as dstny:
                 conversation_id = send_once(
@@ -138,19 +138,25 @@ class DstnyCreateCallConversationOperator(MaskedPayloadMixin, ConversationLinkMi
 
     def _wait(self, dstny: DstnyClient, conversation_id: str) -> None:
         from airflow_provider_dstny.triggers.transcripts import DstnyTranscriptTrigger
+        from airflow_provider_dstny.waiting.lookout import Lookout, look
         from airflow_provider_dstny.waiting.transcripts import TranscriptWait
-        from airflow_provider_dstny.waiting.wait import WaitState, look, utc_now
+        from airflow_provider_dstny.waiting.wait import WaitState, utc_now
 
         started_at = utc_now()
         wait = TranscriptWait(
             [conversation_id], started_at=started_at, deadline=started_at + timedelta(seconds=self.timeout)
         )
-        while (decision := dstny.run(look(dstny, wait))).state is WaitState.WAITING:
+        lookout = Lookout(every_look=True)
+        lookout.add(wait, self.poke_interval)
+        while True:
+            look(dstny, lookout)
+            decision = wait.decide(utc_now())
+            if decision.state is not WaitState.WAITING:
+                return self._conclude(decision)
             if self.deferrable:
                 defer(self, wait, DstnyTranscriptTrigger, poke_interval=self.poke_interval)
             self.log.info("%s", decision.reason)
             time.sleep(wait.seconds_to_next_look(utc_now(), self.poke_interval))
-        self._conclude(decision)
 
     def _conclude(self, decision: Decision) -> None:
         # A timeout here is retried: the retry re-attaches to the same conversation and waits again.

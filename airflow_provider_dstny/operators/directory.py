@@ -163,7 +163,7 @@ class DstnySyncDirectoryOperator(DstnyHookMixin, MaskedFieldsMixin, BaseOperator
         from airflow_provider_dstny.directory.apply import read_account
         from airflow_provider_dstny.directory.plan import plan
 
-        with final_errors_fail():
+        with final_errors_fail(self):
             dry_run, declared = _dry_run(self.dry_run), self._declared()
             with self.hook.get_conn() as dstny:
                 account = read_account(dstny, declared)

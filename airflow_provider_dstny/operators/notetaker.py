@@ -70,7 +70,7 @@ class DstnyRequestNotetakerOperator(DstnyHookMixin, BaseOperator):
     def execute(self, context: Context) -> str:
         from airflow_provider_dstny.submission import mark_done, send_once
 
-        with final_errors_fail():
+        with final_errors_fail(self):
             request = self._request()
             with self.hook.get_conn() as rest:
                 answers: list[Notetaker] = []

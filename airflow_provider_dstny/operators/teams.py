@@ -78,7 +78,7 @@ class DstnyCreateTeamOperator(MaskedPayloadMixin, DstnyHookMixin, BaseOperator):
         from airflow_provider_dstny.api.models.directory import TeamCreate
         from airflow_provider_dstny.existing import create_unless_there
 
-        with final_errors_fail():
+        with final_errors_fail(self):
             team = TeamCreate.parse(self.payload_fields())
             with self.hook.get_conn() as dstny:
                 team_id = create_unless_there(
@@ -132,7 +132,7 @@ class DstnyUpdateTeamOperator(MaskedPayloadMixin, DstnyHookMixin, BaseOperator):
     def execute(self, context: Context) -> str:
         from airflow_provider_dstny.api.models.directory import TeamUpdate
 
-        with final_errors_fail():
+        with final_errors_fail(self):
             changes = TeamUpdate.parse(self.payload_fields())
             with self.hook.get_conn() as dstny:
                 dstny.update_team(self.team_id, changes)
@@ -169,7 +169,7 @@ class DstnyAssignTeamUsersOperator(DstnyHookMixin, BaseOperator):
         self.dstny_conn_id = dstny_conn_id
 
     def execute(self, context: Context) -> str:
-        with final_errors_fail():
+        with final_errors_fail(self):
             user_ids = _user_ids(self.user_ids)
             with self.hook.get_conn() as dstny:
                 members = {str(user.id) for user in dstny.list_team_users(self.team_id)}

@@ -76,7 +76,7 @@ class DstnyCreateUserOperator(MaskedPayloadMixin, DstnyHookMixin, BaseOperator):
         from airflow_provider_dstny.api.models.directory import UserCreate
         from airflow_provider_dstny.existing import create_unless_there
 
-        with final_errors_fail():
+        with final_errors_fail(self):
             user = UserCreate.parse(self.payload_fields())
             with self.hook.get_conn() as dstny:
                 user_id = create_unless_there(
@@ -127,7 +127,7 @@ class DstnyUpdateUserOperator(MaskedPayloadMixin, DstnyHookMixin, BaseOperator):
     def execute(self, context: Context) -> int | str:
         from airflow_provider_dstny.api.models.directory import UserUpdate
 
-        with final_errors_fail():
+        with final_errors_fail(self):
             changes = UserUpdate.parse(self.payload_fields())
             with self.hook.get_conn() as dstny:
                 dstny.update_user(self.user_id, changes)

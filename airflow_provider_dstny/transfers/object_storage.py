@@ -68,7 +68,7 @@ class DstnyRecordingToObjectStorageOperator(ConversationLinkMixin, BaseOperator)
         from airflow_provider_dstny.api.ids import encode_id, unique_ids
         from airflow_provider_dstny.storage import storage_folder
 
-        with final_errors_fail():
+        with final_errors_fail(self):
             ids = unique_ids(self.conversation_ids, "conversation_ids")
             names = {conversation_id: encode_id(conversation_id, "conversation_ids") for conversation_id in ids}
             folder = storage_folder(self.path)
@@ -76,7 +76,7 @@ class DstnyRecordingToObjectStorageOperator(ConversationLinkMixin, BaseOperator)
         landed = _Landed({one: there[name] for one, name in names.items() if name in there})
         wanted = [one for one in names if one not in landed.files]
         skipped = len(landed.files)
-        with final_errors_fail(), self.hook.get_conn() as rest:
+        with final_errors_fail(self), self.hook.get_conn() as rest:
             for done, conversation_id in enumerate(wanted, 1):
                 try:
                     recording = rest.get_recording_url(conversation_id)

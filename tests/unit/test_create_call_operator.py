@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, TaskDeferred
 
-from airflow_provider_dstny.api.errors import DstnyAmbiguousError, DstnyApiError, DstnyServerError
+from airflow_provider_dstny.api import throttle
+from airflow_provider_dstny.api.errors import DstnyAmbiguousError, DstnyApiError, DstnyRateLimitError, DstnyServerError
 from airflow_provider_dstny.api.models import CallConversation
 from airflow_provider_dstny.operators.conversations import DstnyCreateCallConversationOperator
 from airflow_provider_dstny.simulator import Fault
@@ -311,3 +312,26 @@ class TestWaiting:
         for event in ({"state": "failed", "reason": "no scope", "ready": {}}, None):
             with pytest.raises(AirflowFailException):
                 task.execute_complete(context, event)
+
+
+def test_a_long_pause_is_spent_in_the_triggerer_and_nothing_is_sent_twice(account, call, context):
+    account.books.inject(Fault("status", "create_call_conversation", status=429, retry_after=600))
+    task = operator(call, deferrable=True)
+    with pytest.raises(TaskDeferred) as deferred:
+        task.execute(context)
+    assert deferred.value.timeout is None
+    path, kwargs = deferred.value.trigger.serialize()
+    assert path == "airflow.providers.standard.triggers.temporal.DateTimeTrigger"
+    wait = kwargs["moment"] - datetime.now(UTC)
+    assert timedelta(seconds=590) < wait <= timedelta(seconds=600)
+    assert account.state.calls == {}
+    again = operator(call, deferrable=True)
+    throttle._throttles.clear()  # ten minutes later
+    conversation_id = again.resume_execution(deferred.value.method_name, {"event": kwargs["moment"]}, context)
+    assert list(account.state.calls) == [conversation_id]
+
+
+def test_a_long_pause_ends_the_try_of_a_task_that_may_not_defer(account, call, context):
+    account.books.inject(Fault("status", "create_call_conversation", status=429, retry_after=600))
+    with pytest.raises(DstnyRateLimitError, match="600"):
+        operator(call).execute(context)

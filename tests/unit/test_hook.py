@@ -81,6 +81,8 @@ def test_a_connection_uri_works(monkeypatch):
         ({"extra": {"timeout": 1e10}}, "timeout"),
         ({"extra": {"timeout": "inf"}}, "timeout"),
         ({"extra": {"paths": "[" * 5000}}, "paths"),
+        ({"extra": {"throttle_url": "http://cache.example.com"}}, "throttle_url"),
+        ({"extra": {"throttle_url": "redis://:${DSTNY_NOWHERE}@cache.example.com"}}, "throttle_url"),
     ],
 )
 def test_a_field_that_cannot_work_is_named_and_no_token_is_shown(connect, fields, named):
@@ -136,6 +138,25 @@ def test_an_embed_token_is_kept_from_the_logs_of_airflow(connect, simulator):
         token = dstny.create_embed_token("erik.lindqvist@example.com")
     assert len(token) > 20
     assert token not in redact(f"the page is https://app.example.com/embed?token={token}")
+
+
+def test_a_password_within_a_throttle_url_is_kept_from_the_logs_of_airflow(connect, monkeypatch):
+    from airflow.providers.common.compat.sdk import redact
+
+    monkeypatch.setenv("DSTNY_TEST_PASSWORD", "h1dden-w0rd")
+    url = "redis://me:${DSTNY_TEST_PASSWORD}@cache.example.com"
+    hook = connect(extra={"throttle_url": url})
+    client = hook.get_conn()
+    assert "h1dden-w0rd" not in redact("the store is redis://me:h1dden-w0rd@cache.example.com")
+    assert "h1dden-w0rd" not in f"{hook!r} {client!r} {vars(hook)}"
+
+
+def test_test_connection_says_that_the_shared_pace_was_not_reached(connect, simulator):
+    fields = {"host": simulator.url, "password": simulator.token}
+    ok, message = connect(**fields, extra={"throttle_url": "redis://:s3cret@127.0.0.1:1"}).test_connection()
+    assert ok
+    assert "throttle_url: Redis at 127.0.0.1:1 was not reached from here" in message
+    assert "s3cret" not in message
 
 
 def test_test_connection_says_what_it_reached(connect, simulator):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from airflow_provider_dstny.api.errors import (
@@ -14,7 +16,7 @@ from airflow_provider_dstny.api.errors import (
 )
 from airflow_provider_dstny.api.operation import Request
 from airflow_provider_dstny.api.retry import is_retryable
-from airflow_provider_dstny.api.throttle import Throttle, throttle_for
+from airflow_provider_dstny.api.throttle import spacing_of
 
 READ = Request("list_users", "GET", "/users", True)
 WRITE = Request("create_call_conversation", "POST", "/conversations", False)
@@ -54,56 +56,24 @@ def test_a_500_is_tried_only_once_more():
     assert is_retryable(READ, DstnyServerError(503, ""), attempt=2)
 
 
-class Clock:
-    now = 1000.0
+def test_a_request_that_was_not_sent_is_not_tried_again_by_waiting():
+    # Its turn comes later than it may wait, or the API's pause is longer than anybody should sleep.
+    assert not is_retryable(READ, DstnyRateLimitError(None, "not sent", retry_after=5), attempt=1)
+    assert not is_retryable(WRITE, DstnyQuotaError(None, "not sent"), attempt=1)
 
-    def __call__(self):
-        return self.now
+
+def test_patience_bounds_the_wait_after_a_429():
+    assert is_retryable(replace(READ, patience=10), limited(10), attempt=1)
+    assert not is_retryable(replace(READ, patience=10), limited(11), attempt=1)
+    assert not is_retryable(replace(READ, patience=1000), limited(121), attempt=1)
 
 
-def test_slots_are_spaced_below_the_allowed_rate():
-    throttle = Throttle(60, clock=Clock())
-    waits = [throttle.reserve() for _ in range(60)]
-    assert waits[0] == 0
-    assert waits[1] == pytest.approx(60 / (60 * 0.97))
+def test_the_spacing_stays_below_the_allowed_rate():
     # 60 requests a minute are allowed; the 60th starts after more than 60 s.
-    assert waits[-1] > 60
-
-
-def test_unused_slots_are_not_saved_up():
-    clock = Clock()
-    throttle = Throttle(60, clock=clock)
-    throttle.reserve()
-    clock.now += 300
-    assert throttle.reserve() == 0
-    assert throttle.reserve() > 1
-
-
-def test_a_pause_holds_for_everybody():
-    throttle = Throttle(clock=Clock())
-    throttle.pause(30)
-    assert throttle.reserve() == 30
-    throttle.pause(10)
-    assert throttle.reserve() == 30
-
-
-def test_no_rate_means_no_wait():
-    throttle = Throttle(clock=Clock())
-    assert [throttle.reserve() for _ in range(5)] == [0] * 5
-
-
-def test_a_client_without_a_rate_does_not_lift_the_limit_of_another():
-    throttle = throttle_for("https://b", "t", 60)
-    throttle_for("https://b", "t", None)
-    throttle.reserve()
-    assert throttle.reserve() > 0
+    assert 59 * spacing_of(60) > 60
+    assert spacing_of(None) == 0
 
 
 def test_a_503_that_names_a_long_pause_is_raised():
     assert is_retryable(READ, DstnyServerError(503, "", retry_after=60), attempt=1)
     assert not is_retryable(READ, DstnyServerError(503, "", retry_after=600), attempt=1)
-
-
-def test_clients_of_one_token_share_a_throttle():
-    assert throttle_for("https://a", "t", 60) is throttle_for("https://a", "t", 60)
-    assert throttle_for("https://a", "t", 60) is not throttle_for("https://a", "other", 60)

@@ -1,0 +1,83 @@
+"""What every store of slots does, and how the stores that think in Python do it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """The answer to a request for a slot.
+
+    :param seconds: until the slot.
+    :param paused: seconds that the API's pause still lasts.
+    :param taken: whether the slot is ours; False where it lay too far ahead and was left to others.
+    """
+
+    seconds: float
+    paused: float
+    taken: bool
+
+
+class Slots(Protocol):
+    """Slots of several tokens, each known by a key. Each call is atomic, whoever shares the store."""
+
+    #: Whether a call may wait for a disk or a network, so that it has no place in an event loop.
+    blocking: bool
+
+    def reserve(self, key: str, spacing: float, patience: float, longest_pause: float = ...) -> Reservation:
+        """Take the next free slot: not before the one that was taken last, and not while the API's pause lasts.
+
+        :param spacing: seconds from this slot until the next one.
+        :param patience: seconds; no slot is taken that lies further ahead.
+        :param longest_pause: seconds; no slot is taken while the API's pause lasts longer.
+        """
+
+    def pause(self, key: str, seconds: float) -> None:
+        """Give out no slot for the next ``seconds``. A pause is never shortened."""
+
+    def pause_left(self, key: str) -> float:
+        """Return the seconds that the pause still lasts."""
+
+
+class Kept(NamedTuple):
+    """What is kept of a key, in seconds of the store's clock."""
+
+    next_slot: float = 0.0
+    paused_until: float = 0.0
+
+    def reserve(self, now: float, spacing: float, patience: float, longest_pause: float) -> tuple[Kept, Reservation]:
+        # Slots that nobody took are not saved up: none lies before now.
+        slot = max(self.next_slot, self.paused_until, now)
+        paused = self.pause_left(now)
+        if slot - now > patience or paused > longest_pause:
+            return self, Reservation(slot - now, paused, taken=False)
+        return self._replace(next_slot=slot + spacing), Reservation(slot - now, paused, taken=True)
+
+    def pause(self, now: float, seconds: float) -> Kept:
+        return self._replace(paused_until=max(self.paused_until, now + seconds))
+
+    def pause_left(self, now: float) -> float:
+        return max(0.0, self.paused_until - now)
+
+
+class KeptSlots(ABC):
+    """Slots of a store that hands out what is kept of a key and takes it back changed."""
+
+    @abstractmethod
+    def _change(self, key: str, change: Callable[[Kept, float], tuple[Kept, T]]) -> T:
+        """Replace what is kept of a key by what ``change`` makes of it now, atomically."""
+
+    def reserve(self, key: str, spacing: float, patience: float, longest_pause: float = float("inf")) -> Reservation:
+        return self._change(key, lambda kept, now: kept.reserve(now, spacing, patience, longest_pause))
+
+    def pause(self, key: str, seconds: float) -> None:
+        self._change(key, lambda kept, now: (kept.pause(now, seconds), None))
+
+    def pause_left(self, key: str) -> float:
+        return self._change(key, lambda kept, now: (kept, kept.pause_left(now)))
