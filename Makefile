@@ -13,7 +13,7 @@ help:
 	@echo "make demo KEEP=1  the same, and leave it running to look around"
 	@echo "make test         unit, contract and system tests"
 	@echo "make lint         ruff, mypy --strict, import-linter"
-	@echo "make bench        DAG parse cost, recordings and paging beside what one would use instead"
+	@echo "make bench        waiting, pace, DAG parse cost, recordings and paging beside what one would use instead"
 
 demo: .venv/.ready
 	@.venv/bin/python -m demo --airflow-port $(AIRFLOW_PORT) --simulator-port $(SIMULATOR_PORT) $(if $(KEEP),--keep)
@@ -30,6 +30,10 @@ lint: .venv/.ready
 bench: .venv/.ready
 	@$(UV) sync --quiet --frozen --inexact --group bench
 	.venv/bin/python benchmarks/parse_cost.py
+	@echo
+	.venv/bin/python benchmarks/waiting.py
+	@echo
+	.venv/bin/python benchmarks/pace.py
 	@echo
 	.venv/bin/python benchmarks/recording_stream.py
 	@echo

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import update_wrapper
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeAlias, TypeVar, overload
 
-from airflow_provider_dstny.api.operation import Request
+from airflow_provider_dstny.api.errors import DstnyError
+from airflow_provider_dstny.api.operation import Request, Steps
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -29,6 +30,45 @@ class Found(Generic[T]):
 Findings: TypeAlias = Generator[Request | Found[T], Any, None]
 
 
+def by_page(findings: Findings[T]) -> Findings[list[T]]:
+    """Hand out what each answer of a listing showed as one list, before the next request is made."""
+    page: list[T] = []
+    step = next(findings, None)
+    asked = False
+    while step is not None:
+        if isinstance(step, Found):
+            page.append(step.item)
+            step = next(findings, None)
+            continue
+        if asked:
+            yield Found(page)
+            page = []
+        asked = True
+        step = yield from _answered(findings, step)
+    if asked:
+        yield Found(page)
+
+
+def next_item(findings: Findings[T]) -> Steps[T | None]:
+    """Go on with a listing as far as its next item, None where it has ended."""
+    step = next(findings, None)
+    while isinstance(step, Request):
+        step = yield from _answered(findings, step)
+    return None if step is None else step.item
+
+
+def _answered(findings: Findings[T], request: Request) -> Steps[Request | Found[T] | None]:
+    """Pass a request of a listing on, and its answer back; return the step after it."""
+    try:
+        try:
+            answer = yield request
+        except DstnyError as error:
+            return findings.throw(error)
+        return findings.send(answer)
+    except StopIteration:
+        return None
+
+
 class Walker(Protocol):
     """What a listing needs of a client: something that performs its requests and hands out its items."""
 
@@ -38,18 +78,18 @@ class Walker(Protocol):
 
 
 class BoundIteration(Generic[P, T]):
-    """A listing of one client: iterate over its call, or over ``.aio`` with ``async for``."""
+    """A listing of one client: iterate over its call, over ``.aio`` with ``async for``, or take its ``.findings``."""
 
     def __init__(self, client: Walker, findings: Callable[P, Findings[T]]) -> None:
         self._client = client
-        self._findings = findings
+        self.findings = findings
         update_wrapper(self, findings)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
-        return self._client.iterate(self._findings(*args, **kwargs))
+        return self._client.iterate(self.findings(*args, **kwargs))
 
     def aio(self, *args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[T, None]:
-        return self._client.aiterate(self._findings(*args, **kwargs))
+        return self._client.aiterate(self.findings(*args, **kwargs))
 
 
 class iteration(Generic[ClientT, P, T]):  # noqa: N801 - used as a decorator

@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 
 #: The trigger ends a wait and names the cause; Airflow's own timeout only steps in where no triggerer runs.
 _TRIGGERER_GRACE = timedelta(minutes=5)
+#: The look before a deferral takes no longer: what is left is asked for in the triggerer.
+_FIRST_LOOK = timedelta(seconds=30)
+#: Nor does it stand in line behind other tasks with its token, in seconds.
+_PATIENCE = 5.0
+#: A look that has begun in time may end so much later than the deadline.
+_LAST_LOOK = timedelta(minutes=1)
 _KEY = "dstny_wait"
 _LONGEST = 366 * 24 * 60 * 60
 
@@ -65,15 +71,22 @@ class DstnyWaitSensor(ConversationLinkMixin, BaseSensorOperator):
         return {"accept_statuses": self.accept_statuses}
 
     def poke(self, context: Context) -> bool | PokeReturnValue:
-        from airflow_provider_dstny.waiting.wait import WaitState, look
+        from airflow_provider_dstny.waiting.lookout import Lookout, look
+        from airflow_provider_dstny.waiting.wait import WaitState, utc_now
 
-        with final_errors_fail():
+        with final_errors_fail(self):
             if self._wait is None:
                 self._wait = self._begin(context)
+                self._lookout = Lookout(every_look=True)
+                self._lookout.add(self._wait, self.poke_interval)
                 if not (self.deferrable or self.reschedule):
                     self.show_link(context)
             with self.hook.get_conn() as client:
-                decision = client.run(look(client, self._wait))
+                if self.deferrable:
+                    look(client, self._lookout, until=utc_now() + _FIRST_LOOK, patience=_PATIENCE)
+                else:
+                    look(client, self._lookout, until=max(self._wait.deadline, utc_now()) + _LAST_LOOK)
+            decision = self._wait.decide(utc_now())
         if decision.state is not WaitState.WAITING:
             return PokeReturnValue(is_done=True, xcom_value=conclude(decision))
         self.log.info("%s", decision.reason)
@@ -93,7 +106,9 @@ class DstnyWaitSensor(ConversationLinkMixin, BaseSensorOperator):
         store = self._store(context)
         stored = store.get(_KEY) if store is not None else None
         if stored and stored["try_number"] == context["ti"].try_number:
-            return self.wait_class().from_json({name: value for name, value in stored.items() if name != "try_number"})
+            known = {name: value for name, value in stored.items() if name != "try_number"}
+            # What lists have shown is not kept, so that each is asked for in each look.
+            return self.wait_class().from_json({**known, "unasked": None})
         first = context["ti"].get_first_reschedule_date(context) if self.reschedule else None
         started_at = first or utc_now()
         deadline = started_at + timedelta(seconds=min(self.timeout, _LONGEST))

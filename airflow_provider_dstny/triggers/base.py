@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 if TYPE_CHECKING:
-    from airflow_provider_dstny.waiting.wait import Wait
+    from airflow_provider_dstny.api.errors import DstnyAuthError
+    from airflow_provider_dstny.hooks.base import DstnyBaseHook
+    from airflow_provider_dstny.waiting.poller import Poller
+    from airflow_provider_dstny.waiting.wait import Decision, Wait
 
 #: Airflow up to 3.3.2 may fail a task whose trigger fires while its worker is still reporting the deferral,
 #: which takes up to one worker heartbeat of 5 s. No first look comes sooner than this, in seconds.
 SAFE_FIRST_LOOK = 10.0
 #: A sensor may be told to look without a pause; the triggerer serves many, in seconds.
 _SHORTEST_INTERVAL = 1.0
+#: Between attempts to read the connection: a secrets backend that is restarted looks like one without it, in seconds.
+_CONNECTION_PAUSES = (10, 30, 60, 120, 240)
 
 
 class DstnyWaitTrigger(BaseTrigger):
@@ -73,17 +78,58 @@ class DstnyWaitTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         from airflow_provider_dstny.api.errors import DstnyError
-        from airflow_provider_dstny.hooks import aget_client_hook
-        from airflow_provider_dstny.waiting.wait import Decision, WaitState, look, utc_now
+        from airflow_provider_dstny.waiting.wait import Decision, WaitState
 
         try:
             wait = self.wait_class().from_json(self.wait)
-            hook = await aget_client_hook(self.dstny_conn_id)
-            async with hook.get_async_conn() as client:
-                await asyncio.sleep(max(SAFE_FIRST_LOOK, wait.seconds_to_next_look(utc_now(), self.poll_interval)))
-                while (decision := await client.arun(look(client, wait))).state is WaitState.WAITING:
-                    self.log.info("%s", decision.reason)
-                    await asyncio.sleep(wait.seconds_to_next_look(utc_now(), self.poll_interval))
+            await asyncio.sleep(SAFE_FIRST_LOOK)
+            decision = await self._wait_for(wait)
         except DstnyError as error:
             decision = Decision(WaitState.FAILED, str(error))
         yield TriggerEvent(decision.to_event())
+
+    async def _wait_for(self, wait: Wait) -> Decision:
+        """Wait with the token of the connection; one that is refused may have been replaced since."""
+        from airflow_provider_dstny.api.errors import DstnyAuthError
+        from airflow_provider_dstny.waiting.poller import PollerEndedError
+        from airflow_provider_dstny.waiting.wait import utc_now
+
+        refused: dict[str, DstnyAuthError] = {}
+        while True:
+            # Nothing but the poller is kept: thousands wait here.
+            poller = await self._poller(refused)
+            self.log.info("%s", wait.decide(utc_now()).reason)
+            try:
+                return await poller.wait(wait, self.poll_interval)
+            except DstnyAuthError as error:
+                refused[poller.identity] = error
+            except PollerEndedError:
+                await asyncio.sleep(self.poll_interval)
+
+    async def _poller(self, refused: Mapping[str, DstnyAuthError]) -> Poller:
+        from airflow_provider_dstny.waiting.poller import poller_of
+
+        client = (await self._hook()).get_conn()
+        if client.identity in refused:
+            raise refused[client.identity]
+        return poller_of(client)
+
+    async def _hook(self) -> DstnyBaseHook[Any]:
+        """Resolve the connection; whatever keeps it may fail for a while."""
+        from airflow_provider_dstny.api.errors import DstnyError
+        from airflow_provider_dstny.hooks import aget_client_hook
+
+        for pause in _CONNECTION_PAUSES:
+            try:
+                return await aget_client_hook(self.dstny_conn_id)
+            except DstnyError:
+                raise
+            except Exception as error:
+                self.log.warning(
+                    "Connection %s cannot be read (%s); next attempt in %d s",
+                    self.dstny_conn_id,
+                    type(error).__name__,
+                    pause,
+                )
+            await asyncio.sleep(pause)
+        return await aget_client_hook(self.dstny_conn_id)

@@ -21,7 +21,7 @@ class TranscriptWait(Wait):
     def ask(self, client: AnyClient, conversation_id: str) -> Steps[Sighting]:
         ended = False
         if isinstance(client, TellcaseyClient):
-            reached = yield from status_reached(client, conversation_id, "completed", self.accept_statuses)
+            reached = yield from status_reached(client, conversation_id, self)
             if reached.found is None:
                 return reached
             ended = reached.found["status"] in ENDED

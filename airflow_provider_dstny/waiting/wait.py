@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -31,10 +31,12 @@ if TYPE_CHECKING:
     #: Any API can be waited for.
     AnyClient: TypeAlias = DstnyClient | DstnyRestClient | TellcaseyClient
 
+#: Ends the stored cause of a wait with conversations that nobody has looked at so far.
+_NOT_ALL_ASKED = " (not all were asked for yet)"
 #: Statuses in which tellcasey ends a conversation that was not completed.
 ENDED = ("abandoned", "archived")
-#: A look that has begun in time may end so much later than the deadline.
-_LAST_LOOK = timedelta(minutes=1)
+#: The life of a tellcasey conversation, in order.
+LIFE = ("pending", "in_progress", "completed")
 
 
 def utc_now() -> datetime:
@@ -93,11 +95,14 @@ class Wait:
     :param not_before: UTC, until when the API wants no question.
     :param ready: what was found so far, per conversation id.
     :param last_cause: why it is not over yet.
+    :param unasked: what nobody has looked at so far, all that is missing unless given.
     :raises DstnyValidationError: an id is not a string, or no id at all.
     """
 
     #: What is waited for, in the plural.
     noun: ClassVar[str]
+    #: How far a tellcasey conversation must have come.
+    status = "completed"
 
     def __init__(
         self,
@@ -109,15 +114,39 @@ class Wait:
         not_before: datetime | None = None,
         ready: Mapping[str, dict[str, Any]] | None = None,
         last_cause: str = "not asked yet",
+        unasked: Iterable[str] | None = None,
     ) -> None:
         self.accept_statuses = accepted(accept_statuses)
         self.started_at = started_at
         self.deadline = deadline
         self.ready = dict(ready or {})
         self.pending = [one for one in unique_ids(conversation_ids, "conversation_ids") if one not in self.ready]
-        self._not_before = not_before or started_at
+        self.unasked = set(self.pending if unasked is None else unasked)
+        self.not_before = not_before or started_at
         self._failure = ""
         self._last_cause = last_cause
+
+    @property
+    def kind(self) -> Hashable:
+        """What is asked: waits of one kind learn the same from one answer."""
+        return type(self).__name__, *self.accept_statuses
+
+    @property
+    def has_failed(self) -> bool:
+        return bool(self._failure)
+
+    def has_reached(self, status: str | None) -> bool:
+        """Tell whether a tellcasey conversation in a status has come far enough."""
+        return status in self.accept_statuses or (status in LIFE and LIFE.index(status) >= LIFE.index(self.status))
+
+    def shown(self, status: str | None) -> Sighting | None:
+        """Return what it means that a list shows a conversation; None where it must be asked for to know.
+
+        :param status: None where the list shows none.
+        """
+        if status in LIFE and not self.has_reached(status):
+            return Sighting(cause=f"a conversation is {status}, not yet {self.status}")
+        return None
 
     def ask(self, client: AnyClient, conversation_id: str) -> Steps[Sighting]:
         """Look at one conversation, each request tried once: the next look is the retry."""
@@ -130,19 +159,23 @@ class Wait:
             "accept_statuses": self.accept_statuses,
             "started_at": self.started_at.isoformat(),
             "deadline": self.deadline.isoformat(),
-            "not_before": self._not_before.isoformat(),
+            "not_before": self.not_before.isoformat(),
             "ready": self.ready,
-            "last_cause": self._last_cause,
+            # Said in a field that every version knows: a triggerer may be upgraded later than the workers.
+            "last_cause": self._last_cause + (_NOT_ALL_ASKED if self.unasked else ""),
         }
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
         """Go on with a stored wait."""
         times = {name: datetime.fromisoformat(stored[name]) for name in ("started_at", "deadline", "not_before")}
-        return cls(**{**stored, **times})
+        cause = stored["last_cause"].removesuffix(_NOT_ALL_ASKED)
+        unasked = () if cause == stored["last_cause"] else None
+        return cls(**{"unasked": unasked, **stored, "last_cause": cause, **times})
 
     def saw(self, conversation_id: str, sighting: Sighting, now: datetime) -> None:
         """Take in what a look showed."""
+        self.unasked.discard(conversation_id)
         if sighting.found is not None:
             self.pending.remove(conversation_id)
             waited = round((now - self.started_at).total_seconds(), 1)
@@ -152,22 +185,32 @@ class Wait:
         else:
             self._last_cause = sighting.cause
 
-    def failed_to_see(self, conversation_id: str, error: DstnyError, now: datetime) -> None:
-        """Take in an error: "not yet", something that passes, or the end of the wait."""
+    def failed_to_see(self, error: DstnyError, now: datetime, conversation_id: str = "") -> None:
+        """Take in an error: "not yet", something that passes, or the end of the wait.
+
+        :param conversation_id: whose error it is, where it is not that of all.
+        """
+        self.unasked.discard(conversation_id)
+        if conversation_id in self.pending:
+            # To the end of the line: others may be told more.
+            self.pending.remove(conversation_id)
+            self.pending.append(conversation_id)
         self._last_cause = str(error)
         match error:
             case DstnyNotFoundError():
                 self._last_cause = f"conversation {conversation_id} or what is awaited of it is not known yet (404)"
             case DstnyQuotaError():
-                self._not_before = error.resets_at or self.deadline
+                self.not_before = error.resets_at or self.deadline
+            case DstnyRateLimitError(status_code=None):
+                pass  # Our own pace, in which another process may get its turn sooner.
             case DstnyRateLimitError() | DstnyServerError():
-                self._not_before = max(self._not_before, now + timedelta(seconds=error.retry_after or 0))
+                self.not_before = max(self.not_before, now + timedelta(seconds=error.retry_after or 0))
             case DstnyConnectionError() | DstnyTimeoutError() | DstnyResponseError():
                 pass
             case DstnyApiError(status_code=408 | 423 | 425):
                 pass
             case _:
-                self._failure = f"Conversation {conversation_id}: {error}"
+                self._failure = f"Conversation {conversation_id}: {error}" if conversation_id else str(error)
 
     def decide(self, now: datetime) -> Decision:
         """Tell how the wait stands."""
@@ -181,7 +224,7 @@ class Wait:
             return self._decision(
                 WaitState.TIMED_OUT, f"Timed out after {limit:g} s: {still}. Last cause: {self._last_cause}"
             )
-        if self._not_before >= self.deadline:
+        if self.not_before >= self.deadline:
             return self._decision(
                 WaitState.GAVE_UP,
                 f"Gave up: {still}, and the API may not be asked again before the deadline "
@@ -189,36 +232,13 @@ class Wait:
             )
         return self._decision(WaitState.WAITING, f"{still}; last cause: {self._last_cause}")
 
-    def may_ask(self, now: datetime) -> bool:
-        """Tell whether the API allows a question now."""
-        return now >= self._not_before
-
     def seconds_to_next_look(self, now: datetime, interval: float) -> float:
         """Seconds to sleep before looking again: the interval, what the API demands, but not past the deadline."""
-        demanded = max(interval, (self._not_before - now).total_seconds())
+        demanded = max(interval, (self.not_before - now).total_seconds())
         return max(0.0, min(demanded, (self.deadline - now).total_seconds()))
 
     def _decision(self, state: WaitState, reason: str) -> Decision:
         return Decision(state, reason, dict(self.ready))
-
-
-def look(client: AnyClient, wait: Wait) -> Steps[Decision]:
-    """Look once at every conversation that is missing. Steps for ``client.run`` or ``client.arun``."""
-    latest = max(wait.deadline, utc_now()) + _LAST_LOOK
-    for conversation_id in list(wait.pending) if wait.may_ask(utc_now()) else ():
-        try:
-            sighting = yield from wait.ask(client, conversation_id)
-        except DstnyError as error:
-            wait.failed_to_see(conversation_id, error, utc_now())
-            if error.affects_all:
-                # The next look begins with another one, in case that it is this one that makes the API fail.
-                wait.pending.append(wait.pending.pop(wait.pending.index(conversation_id)))
-                break
-        else:
-            wait.saw(conversation_id, sighting, utc_now())
-        if wait.decide(utc_now()).state is WaitState.FAILED or utc_now() > latest:
-            break
-    return wait.decide(utc_now())
 
 
 def accepted(statuses: str | Iterable[str] | None) -> list[str]:

@@ -19,10 +19,12 @@ from airflow_provider_dstny.api.errors import (
     DstnyTimeoutError,
     DstnyValidationError,
 )
+from airflow_provider_dstny.api.metrics import NoMetrics
 from airflow_provider_dstny.api.models import Transcript
 from airflow_provider_dstny.api.operation import Request
+from airflow_provider_dstny.waiting.lookout import Lookout, look
 from airflow_provider_dstny.waiting.transcripts import TranscriptWait
-from airflow_provider_dstny.waiting.wait import Decision, WaitState, look
+from airflow_provider_dstny.waiting.wait import Decision, WaitState
 
 START = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
 DEADLINE = START + timedelta(minutes=10)
@@ -48,6 +50,11 @@ def quota(resets_at):
 class Source:
     """Answers per conversation id, each a list of bodies or errors."""
 
+    name = "source"
+    spacing = 0.0
+    metrics = NoMetrics()
+    iterate = iter
+
     def __init__(self, **answers):
         self.answers = answers
         self.asked: list[str] = []
@@ -72,13 +79,26 @@ class Source:
             return stop.value
 
 
-@pytest.fixture
-def looked(mocker):
-    def looked(source, wait, seconds=1):
-        mocker.patch("airflow_provider_dstny.waiting.wait.utc_now", return_value=at(seconds))
-        return source.run(look(source, wait))
+class Looked:
+    """Looks as a sensor does, each time at another moment."""
 
-    return looked
+    def __init__(self, moved_clock):
+        self.now = START
+        self.lookouts = {}
+        moved_clock(lambda: self.now.timestamp())
+
+    def __call__(self, source, wait, seconds=1):
+        self.now = at(seconds)
+        if wait not in self.lookouts:
+            self.lookouts[wait] = Lookout(every_look=True)
+            self.lookouts[wait].add(wait, 60)
+        look(source, self.lookouts[wait])
+        return wait.decide(self.now)
+
+
+@pytest.fixture
+def looked(moved_clock):
+    return Looked(moved_clock)
 
 
 def test_many_ids_are_ready_when_all_are(looked):
@@ -141,8 +161,8 @@ def test_what_does_not_pass_fails_at_once_with_the_reason(looked, error):
 @pytest.mark.parametrize(
     ("error", "asked"),
     [
-        (DstnyConnectionError("refused"), ["a"]),
-        (DstnyTimeoutError("slow"), ["a"]),
+        (DstnyConnectionError("refused"), ["a", "b"]),
+        (DstnyTimeoutError("slow"), ["a", "b"]),
         (limited(5), ["a"]),
         (DstnyServerError(500, "poison"), ["a", "b"]),
         (DstnyResponseError("poison"), ["a", "b"]),
@@ -218,18 +238,20 @@ def test_a_wait_can_be_stored_and_gone_on_with(looked):
     looked(Source(a=[READY], b=[limited(120)]), wait, 5)
     again = TranscriptWait.from_json(json.loads(json.dumps(wait.to_json())))
     assert again.to_json() == wait.to_json()
-    assert not again.may_ask(at(60))
+    assert again.not_before == at(125)
     assert "slow down" in again.decide(at(60)).reason
     assert looked(Source(b=[READY]), again, 130).ready["a"]["waited_seconds"] == 5.0
 
 
-def test_a_look_ends_soon_after_the_deadline(mocker):
-    moments = iter(range(0, 10**6, 200))
-    mocker.patch("airflow_provider_dstny.waiting.wait.utc_now", side_effect=lambda: at(next(moments)))
+def test_a_look_ends_when_its_time_is_up(moved_clock):
+    moments = iter(range(0, 10**6, 10))
+    moved_clock(lambda: at(next(moments)).timestamp())
     source = Source(**{f"c{n}": [DstnyServerError(503, "down")] for n in range(100)})
-    decision = source.run(look(source, waiting_for(*source.answers)))
-    assert decision.state is WaitState.TIMED_OUT
-    assert len(source.asked) < 5
+    wait, lookout = waiting_for(*source.answers), Lookout(every_look=True)
+    lookout.add(wait, 60)
+    look(source, lookout, until=DEADLINE)
+    assert 1 < len(source.asked) < 60
+    assert wait.unasked == set(source.answers) - set(source.asked)
 
 
 def test_no_conversations_are_ready_at_once():
@@ -249,10 +271,20 @@ def test_an_event_that_is_not_understood_fails_closed(event):
     assert Decision.from_event(event).state is WaitState.FAILED
 
 
-def test_an_id_that_makes_the_api_fail_keeps_no_other_waiting(looked):
-    timeout = DstnyTimeoutError("too slow")
-    source = Source(poison=[timeout, timeout, timeout], good=[READY])
-    wait = waiting_for("poison", "good")
+def test_ids_that_make_the_api_fail_keep_no_other_waiting(looked):
+    timeouts = [DstnyTimeoutError("too slow")] * 9
+    source = Source(p1=[*timeouts], p2=[*timeouts], p3=[*timeouts], good=[READY])
+    wait = waiting_for("p1", "p2", "p3", "good")
     assert list(looked(source, wait, 1).ready) == []
+    assert source.asked == ["p1", "p2", "p3"], "three in a row: it may be the API"
     assert list(looked(source, wait, 2).ready) == ["good"]
-    assert source.asked == ["poison", "good", "poison"]
+
+
+def test_ids_that_make_the_api_fail_go_to_the_end_of_the_line(looked):
+    timeouts = [DstnyTimeoutError("too slow")] * 3
+    source = Source(p1=[*timeouts], p2=[*timeouts], p3=[*timeouts], good=[READY])
+    wait = waiting_for("p1", "p2", "p3", "good")
+    looked(source, wait, 1)
+    # A rescheduled sensor goes on with what was stored.
+    again = TranscriptWait.from_json({**wait.to_json(), "unasked": None})
+    assert list(looked(source, again, 61).ready) == ["good"]
