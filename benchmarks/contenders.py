@@ -1,4 +1,4 @@
-"""What ``waiting.py`` sets side by side: three triggers, and the deferred tasks that make a triggerer run them.
+"""What ``waiting.py`` sets side by side: triggers, and the deferred tasks that make a triggerer run them.
 
 A process of its own puts the tasks into the database of its ``AIRFLOW_HOME``; the triggerer imports the trigger that
 a user would write.
@@ -85,7 +85,27 @@ class NaiveTrigger(BaseTrigger):
         yield TriggerEvent({"state": "ready"})
 
 
-CONTENDERS: dict[str, Callable[[str, float], BaseTrigger]] = {"ours": ours, "http": http, "naive": naive}
+def asleep(conversation_id: str, interval: float) -> BaseTrigger:
+    return SleepingTrigger()
+
+
+class SleepingTrigger(BaseTrigger):
+    """Does nothing: what it costs is Airflow's."""
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        return "contenders.SleepingTrigger", {}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        await asyncio.sleep(1e6)
+        yield TriggerEvent({"state": "failed"})
+
+
+CONTENDERS: dict[str, Callable[[str, float], BaseTrigger]] = {
+    "asleep": asleep,
+    "ours": ours,
+    "http": http,
+    "naive": naive,
+}
 
 
 def defer(triggers: list[BaseTrigger]) -> None:

@@ -1,10 +1,10 @@
 """What waiting for many conversations costs in a triggerer, and how soon it notices them, at 60 requests a minute.
 
-Prints this provider beside the deferrable sensor of the http provider and a trigger as one would write it, for 100 to
-5,000 conversations. Each run is an ``airflow triggerer`` of its own, with one deferred task per conversation, against
-the simulator on this machine, whose limit is one token's. At first nothing becomes ready for three poll intervals;
-"idle" is the last of them. Then up to 100 conversations become ready, at random moments within 1.5 intervals, and
-are watched for 4 more. Printed are
+Prints this provider beside the deferrable sensor of the http provider, a trigger as one would write it, and one that
+only sleeps, whose costs are Airflow's own, for 100 to 5,000 conversations. Each run is an ``airflow triggerer`` of its
+own, with one deferred task per conversation, against the simulator on this machine, whose limit is one token's. At
+first nothing becomes ready for three poll intervals; "idle" is the last of them. Then up to 100 conversations become
+ready, at random moments within 1.5 intervals, and are watched for 4 more. Printed are
 
 - start s: from the launch of the process until the last trigger has begun
 - blocked s: how long the event loop, and with it everybody's triggers, stood still in all, as far as the triggerer
@@ -53,7 +53,12 @@ from airflow_provider_dstny.simulator.books import Entry  # noqa: E402
 from airflow_provider_dstny.simulator.rest_conversations import RestConversation  # noqa: E402
 from demo.local_airflow import Process  # noqa: E402
 
-CONTENDERS = {"ours": "DstnyTranscriptTrigger", "http": "HttpSensor, deferrable", "naive": "a client per trigger"}
+CONTENDERS = {
+    "asleep": "a trigger that sleeps",
+    "ours": "DstnyTranscriptTrigger",
+    "http": "HttpSensor, deferrable",
+    "naive": "a client per trigger",
+}
 PER_MINUTE = 60
 MOST_READY = 100
 #: In poll intervals: until conversations become ready, until the last has, and how long they are watched after that.
@@ -249,9 +254,11 @@ def measure(contender: str, count: int, interval: float) -> None:
                 began = triggerer.started()
                 before = watch.until(start.at + (IDLE - 1) * interval)
                 after = watch.until(start.at + IDLE * interval)
-                moments = become_ready(conversations, choose.sample(range(count), min(count, MOST_READY)), interval)
+                ready = min(count, MOST_READY) if contender != "asleep" else 0
+                moments = become_ready(conversations, choose.sample(range(count), ready), interval)
                 end = watch.until(
-                    max(moments.values()) + PATIENCE * interval, lambda: moments.keys() <= triggerer.resumed().keys()
+                    max(moments.values(), default=0) + PATIENCE * interval,
+                    lambda: moments.keys() <= triggerer.resumed().keys(),
                 )
                 resumed, blocked = triggerer.resumed(), triggerer.blocked()
             except psutil.NoSuchProcess:
@@ -265,10 +272,6 @@ def measure(contender: str, count: int, interval: float) -> None:
         for number, moment in moments.items()
         if number in resumed and resumed[number][1] and resumed[number][0] >= moment
     }
-    # Who was not noticed has waited until the end, and longer than anybody who was.
-    waited = sorted(noticed.get(number, math.inf) - moment for number, moment in moments.items())
-    shortest_unnoticed = min((end.at - moments[number] for number in moments if number not in noticed), default=0.0)
-    late = max(noticed.get(number, end.at) - moment for number, moment in earliest(moments).items()) / interval
     print(
         FORMAT.format(
             CONTENDERS[contender],
@@ -279,12 +282,7 @@ def measure(contender: str, count: int, interval: float) -> None:
             f"{refused(idle) / minutes:.0f}",
             len(entries),
             refused(entries),
-            f"{len(noticed)}/{len(moments)}",
-            *(
-                f"{seconds:.1f}" if math.isfinite(seconds) else f">{shortest_unnoticed:.0f}"
-                for seconds in (quantile(waited, 0.5), quantile(waited, 0.95), waited[-1])
-            ),
-            f"{'>' if len(noticed) < len(moments) else ''}{max(late, 0):.1f}",
+            *delays(moments, noticed, end.at, interval),
             f"{100 * (after.runner - before.runner) / (after.at - before.at):.1f}",
             f"{end.runner:.1f}",
             f"{100 * (after.supervisor - before.supervisor) / (after.at - before.at):.1f}",
@@ -296,6 +294,24 @@ def measure(contender: str, count: int, interval: float) -> None:
     )
     if wrong := len(resumed) - len(noticed):
         print(f"{'':<23} {wrong} more tasks were failed, or resumed while nothing was ready", flush=True)
+
+
+def delays(moments: dict[int, float], noticed: dict[int, float], end: float, interval: float) -> list[str]:
+    """Return what is printed of those that became ready at some moments."""
+    if not moments:
+        return ["-"] * 5
+    # Who was not noticed has waited until the end, and longer than anybody who was.
+    waited = sorted(noticed.get(number, math.inf) - moment for number, moment in moments.items())
+    shortest_unnoticed = min((end - moments[number] for number in moments if number not in noticed), default=0.0)
+    late = max(noticed.get(number, end) - moment for number, moment in earliest(moments).items()) / interval
+    return [
+        f"{len(noticed)}/{len(moments)}",
+        *(
+            f"{seconds:.1f}" if math.isfinite(seconds) else f">{shortest_unnoticed:.0f}"
+            for seconds in (quantile(waited, 0.5), quantile(waited, 0.95), waited[-1])
+        ),
+        f"{'>' if len(noticed) < len(moments) else ''}{max(late, 0):.1f}",
+    ]
 
 
 def refused(entries: list[Entry]) -> int:
