@@ -46,7 +46,7 @@ def no_sleep(mocker: MockerFixture) -> list[float]:
         slept.append(seconds)
 
     mocker.patch("airflow_provider_dstny.api.client.time", SimpleNamespace(sleep=slept.append))
-    awaited = SimpleNamespace(sleep=asleep, get_running_loop=asyncio.get_running_loop)
+    awaited = SimpleNamespace(sleep=asleep, get_running_loop=asyncio.get_running_loop, timeout=asyncio.timeout)
     mocker.patch("airflow_provider_dstny.api.client.asyncio", awaited)
     return slept
 

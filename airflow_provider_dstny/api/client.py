@@ -42,6 +42,8 @@ T = TypeVar("T")
 StepT = TypeVar("StepT")
 
 _CONNECT_TIMEOUT = 10.0
+#: An answer that drips in is cut after so many timeouts, which are for each of its parts; only where one can, awaited.
+_LONGEST_ANSWER = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,8 +246,9 @@ class ApiClient:
             self._ahttp, self._loop = httpx.AsyncClient(**self._http_options()), loop
         self._waited(await self._throttle.atake(request, self.spacing, sleep=asyncio.sleep))
         try:
-            with without_query():
-                response = await self._ahttp.request(**self._http_request(request))
+            async with asyncio.timeout(_LONGEST_ANSWER * (request.timeout or self._timeout)):
+                with without_query():
+                    response = await self._ahttp.request(**self._http_request(request))
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             failure = self._not_answered(request, error)
         else:
@@ -347,7 +350,7 @@ class ApiClient:
             )
         if not request.repeatable:
             return lost_answer(request, cause)
-        if isinstance(error, httpx.TimeoutException):
+        if isinstance(error, (httpx.TimeoutException, TimeoutError)):
             return DstnyTimeoutError(
                 f"{request} was not answered within {request.timeout or self._timeout:g} s. "
                 "A retry is safe; raise timeout in the connection's extra if the API is slow."

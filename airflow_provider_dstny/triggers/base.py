@@ -104,7 +104,7 @@ class DstnyWaitTrigger(BaseTrigger):
             except DstnyAuthError as error:
                 refused[poller.identity] = error
             except PollerEndedError:
-                await asyncio.sleep(self.poll_interval)
+                await asyncio.sleep(wait.seconds_to_next_look(utc_now(), self.poll_interval))
 
     async def _poller(self, refused: Mapping[str, DstnyAuthError]) -> Poller:
         from airflow_provider_dstny.waiting.poller import poller_of

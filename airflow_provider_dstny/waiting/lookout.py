@@ -7,9 +7,11 @@ are there are asked for what is awaited of them. Where no list helps, each is as
 from __future__ import annotations
 
 import logging
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from airflow_provider_dstny.api.errors import (
@@ -63,6 +65,7 @@ _LONGEST_BACKOFF = 8
 _LIST_PAUSE = timedelta(minutes=10)
 _QUOTA_PAUSE = timedelta(minutes=15)
 
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _AT_ONCE = datetime.min.replace(tzinfo=UTC)
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
@@ -79,14 +82,18 @@ class Question:
     :ivar asked_at: UTC, when it was last asked for; its task did when the wait began.
     :ivar look: the look in which it was handed out, or told by a list.
     :ivar failures: requests in a row that the API failed to answer.
+    :ivar is_last_chance: it was handed out because its deadline is near.
+    :ivar answered_for: the deadline for which it had its last chance.
     """
 
     __slots__ = (
+        "answered_for",
         "asked_at",
         "conversation_id",
         "due_at",
         "failures",
         "interval",
+        "is_last_chance",
         "known",
         "listed_at",
         "look",
@@ -105,10 +112,17 @@ class Question:
         self.due_at = asked_at + interval
         self.look = 0
         self.failures = 0
+        self.is_last_chance = False
+        self.answered_for: datetime | None = None
 
     @property
     def deadline(self) -> datetime:
         return min(wait.deadline for wait in self.waits)
+
+    @property
+    def is_newly_listed(self) -> bool:
+        """Tell whether a list has shown it since it was last asked for."""
+        return self.listed_at is not None and self.asked_at < self.listed_at
 
     def is_of(self, wait: Wait, conversation_id: str) -> bool:
         return self.conversation_id == conversation_id and self.waits[0].kind == wait.kind
@@ -126,11 +140,16 @@ class Lookout:
         self.waits: dict[Wait, float] = {}
         self._every_look = every_look
         self._look = 0
+        self._begun_at = _AT_ONCE
+        self._until: datetime | None = None
+        self._patience: float | None = None
         #: By conversation id, as lists may spell it.
         self._questions: dict[str, list[Question]] = {}
         #: When conversations may be asked for again after an error of everybody; it ends the look.
         self._ask_from = _AT_ONCE
         self._is_over = False
+        #: A page of the list was read in this look, so that what fails is not the API.
+        self._is_answering = False
         self._spacing = OWN_SPACING
         self._metrics: Metrics
         self._tags: dict[str, str]
@@ -158,7 +177,7 @@ class Lookout:
         gap = timedelta(seconds=0 if self._every_look else interval)
         self.waits[wait] = interval
         for conversation_id in wait.pending:
-            asked = self._questions.setdefault(conversation_id.lower(), [])
+            asked = self._questions.setdefault(_key(conversation_id), [])
             question = next((one for one in asked if one.is_of(wait, conversation_id)), None)
             if question is None:
                 question = Question(conversation_id, wait.started_at, gap)
@@ -186,10 +205,20 @@ class Lookout:
         """Tell whether each conversation of a wait that nobody had asked for has been."""
         return not any(question.owed for question in self._all_of(wait))
 
-    def begin(self, client: AnyClient) -> None:
-        """Begin a look."""
+    def begin(self, client: AnyClient, *, until: datetime | None = None, patience: float | None = None) -> None:
+        """Begin a look.
+
+        :param until: UTC, after which no page of a list is asked for.
+        :param patience: seconds that a request may wait for its turn, None for as long as it takes.
+        """
         self._look += 1
-        self._is_over = False
+        self._is_over = self._is_answering = False
+        self._failing.clear()
+        self._until, self._patience = until, patience
+        now = utc_now()
+        if now < self._begun_at:
+            self._clock_was_set_back(now)
+        self._begun_at = now
         self._spacing = client.spacing or OWN_SPACING
         self._metrics, self._tags = client.metrics, {"api": client.name}
         self._metrics.gauge("dstny.waiting", len(self._questions), self._tags)
@@ -210,35 +239,58 @@ class Lookout:
             yield from self._list.read(
                 self._take_in,
                 min(unknown, default=now),
-                deepest=self._in_an_interval(_LIST_SHARE),
+                deepest=self._in_a_while(_LIST_SHARE),
                 spare=self._few(),
+                until=self._until,
+                patience=self._patience,
             )
             self._list_failures = 0
-        except DstnyAuthError:
-            raise
-        except DstnyRateLimitError as error:
-            self._list.give_up()
-            self._pause(error)
         except Exception as error:
-            # Whatever is wrong with the list, those who wait can be asked for.
-            _log.warning("The list of conversations was not read to its end: %s", error, exc_info=_unexpected(error))
-            self._list.give_up()
-            self._list_failures += _STRIKES if isinstance(error, DstnyScopeError) else 1
-        if self._list_failures >= _STRIKES or self._list.is_useless:
+            self.list_failed(error)
+
+    def list_failed(self, error: Exception) -> None:
+        """Take in that the list was not read to its end: whatever is wrong with it, those who wait can be asked for.
+
+        :raises DstnyAuthError: the token is refused, and was before.
+        """
+        if self._list is None:
+            return
+        self._list.give_up()
+        if isinstance(error, DstnyRateLimitError):
+            self._pause(error)
+            return
+        if isinstance(error, DstnyAuthError):
+            # Twice makes it sure, and so does one conversation more.
+            self._was_refused(error, "", f"look {self._look}")
+        _log.warning("The list of conversations was not read to its end: %s", error, exc_info=_unexpected(error))
+        self._list_failures += _STRIKES if isinstance(error, DstnyScopeError) else 1
+        if self._list_failures >= _STRIKES:
             _log.warning("The list does not help those who wait for now: each is asked for in turn")
             self._blind_until = utc_now() + _LIST_PAUSE
 
     def due(self) -> list[Question]:
-        """Return what to ask for next, some at a time: last chances, then what has been due for longest."""
+        """Return what to ask for next, some at a time.
+
+        By turns: what is newly listed, last chances, what is known to be there, what is not, and what failed. None of
+        these keeps the others waiting, however many they are.
+        """
         now = utc_now()
         if self._is_over or now < self._ask_from:
             return []
         # Who keeps to the interval does not come back before it has passed.
         soon = now + self.interval if self._every_look else now
-        asked_for = [question for question in self._askable() if question.due_at <= now]
+        asked_for = [question for question in self._askable() if question.due_at <= now and question.look != self._look]
         asked_for.sort(key=lambda one: (one.due_at, one.asked_at, one.deadline))
-        urgent = [question for at, question in self._last_chances() if at <= soon]
-        handed_out = [one for one in dict.fromkeys([*reversed(urgent), *asked_for]) if one.look != self._look][:_BATCH]
+        last_chances = [one for at, one in self._last_chances() if at <= soon and one.look != self._look][::-1]
+        for question in last_chances:
+            question.is_last_chance = True
+        handed_out = _by_turns(
+            [one for one in asked_for if one.is_newly_listed and not one.failures],
+            last_chances,
+            [one for one in asked_for if one.known and not one.is_newly_listed and not one.failures],
+            [one for one in asked_for if not one.known and not one.failures],
+            [one for one in asked_for if one.failures],
+        )[:_BATCH]
         for question in handed_out:
             question.look = self._look
         return handed_out
@@ -258,7 +310,8 @@ class Lookout:
             # What happened since it was handed out.
             return
         try:
-            sighting = yield from question.waits[0].ask(client, question.conversation_id)
+            steps = question.waits[0].ask(client, question.conversation_id)
+            sighting = yield from (steps if self._patience is None else with_patience(steps, self._patience))
         except DstnyError as error:
             self.take_in_error(question, error)
         except Exception as error:
@@ -266,7 +319,9 @@ class Lookout:
         else:
             self._was_answered(question)
             question.known = True
-            self._tell(question, sighting)
+            # They may have left meanwhile.
+            if question.waits:
+                self._tell(question, sighting)
 
     def take_in_bug(self, question: Question, error: Exception) -> None:
         """Take in what nobody has foreseen: one conversation must not keep the others waiting."""
@@ -281,7 +336,7 @@ class Lookout:
 
     def _all_of(self, wait: Wait) -> Iterator[Question]:
         for conversation_id in wait.pending:
-            for question in self._questions.get(conversation_id.lower(), ()):
+            for question in self._questions.get(_key(conversation_id), ()):
                 if wait in question.waits and question.conversation_id == conversation_id:
                     yield question
 
@@ -289,8 +344,11 @@ class Lookout:
         """Return what may be asked for when it is due: what is known to be there, and some that are not."""
         if self._asks_blindly():
             return list(self._all())
+        if self._list is not None and self._list.was_read_through:
+            # What is there has been seen by then, and what comes will be.
+            return [question for question in self._all() if question.known]
         if utc_now() >= self._spare_from:
-            self._spare, self._spare_from = self._few(), utc_now() + self.interval
+            self._spare, self._spare_from = self._few(), utc_now() + self._while()
         owed = sorted((one for one in self._all() if one.owed and not one.known), key=lambda one: one.deadline)
         return [*(question for question in self._all() if question.known), *owed[: max(0, self._spare)]]
 
@@ -313,19 +371,21 @@ class Lookout:
         return max(self._list_due_at, self._blind_until)
 
     def _gap_of_lists(self) -> timedelta:
-        if self._every_look:
-            return timedelta()
+        return timedelta() if self._every_look else self._while()
+
+    def _while(self) -> timedelta:
+        """Return the interval, or longer where the pace makes it so: shares of the pace are reckoned by it."""
         return max(self.interval, timedelta(seconds=_SLOTS_OF_A_LIST * self._spacing))
 
     def _few(self) -> int:
-        """How many may be asked for one by one in each interval without being known to exist."""
+        """How many may be asked for one by one in a while without being known to exist."""
         if self._list is not None and self._list.listing.shows_status:
             return _FEW
-        return self._in_an_interval(_SPARE_SHARE)
+        return self._in_a_while(_SPARE_SHARE)
 
-    def _in_an_interval(self, share: float) -> int:
+    def _in_a_while(self, share: float) -> int:
         """Return how many requests are a share of the pace."""
-        return max(_FEW, int(self.interval.total_seconds() / self._spacing * share))
+        return max(_FEW, int(self._while().total_seconds() / self._spacing * share))
 
     def _last_chances(self) -> Iterator[tuple[datetime, Question]]:
         """Yield when each must be asked for so that all are before their deadlines; the last deadline first."""
@@ -333,7 +393,7 @@ class Lookout:
         at = _NEVER
         for question in sorted(self._all(), key=lambda one: one.deadline, reverse=True):
             at = min(at, question.deadline - timedelta(seconds=_LAST_CHANCE)) - step
-            if question.asked_at < at:
+            if question.asked_at < at and question.answered_for != question.deadline:
                 yield at, question
 
     def _gap_after(self, question: Question) -> timedelta:
@@ -357,13 +417,21 @@ class Lookout:
         """Take in what a page of the list shows; return whether it was news to anybody."""
         now = utc_now()
         news = False
+        self._is_answering = True
+        self._refused.clear()
+        if len(self._failing) >= _STRIKES:
+            # Then it was the conversations that failed, and those who wait for others are asked for again.
+            self._is_over, self._ask_from = False, now
         for entry in entries:
-            for question in list(self._questions.get(entry.id.lower(), ())):
+            for question in list(self._questions.get(_key(entry.id), ())):
                 if question.known and (entry.status is None or question.look == self._look):
                     continue
                 news = True
                 question.known, question.listed_at = True, question.listed_at or now
                 shown = question.waits[0].shown(entry.status)
+                if shown is None and question.failures:
+                    # It is there, which was known, and asked for when it is due.
+                    continue
                 if shown is None:
                     # What took place first may have been ready for longest.
                     question.due_at = min(entry.moment or now, now)
@@ -394,10 +462,7 @@ class Lookout:
                 self._pause(error)
                 return
             case DstnyAuthError():
-                # One refusal may be about one conversation.
-                self._refused.add(question.conversation_id)
-                if len(self._refused) > 1 or len(self._questions) == 1 or self._every_look:
-                    raise error
+                self._was_refused(error, question.conversation_id)
                 self._tell(question, Sighting(cause=str(error)))
                 return
         self._was_looked_at(question)
@@ -407,7 +472,7 @@ class Lookout:
                 backoff = question.interval * min(2**question.failures, _LONGEST_BACKOFF)
                 question.due_at = now + max(backoff, _demanded(error))
                 self._failing.add(question.conversation_id)
-                if len(self._failing) >= _STRIKES:
+                if len(self._failing) >= _STRIKES and not self._is_answering:
                     # Then it is not the list that is at fault.
                     self._list_failures, self._blind_until = 0, _AT_ONCE
                     self._pause(error)
@@ -423,8 +488,19 @@ class Lookout:
         if question.owed and not hit:
             self._spare -= 1
         question.owed = False
+        if question.is_last_chance:
+            question.answered_for, question.is_last_chance = question.deadline, False
         question.asked_at = utc_now()
         question.due_at = question.asked_at + self._gap_after(question)
+
+    def _was_refused(self, error: DstnyAuthError, *marks: str) -> None:
+        """Take in that the token was refused, which may be about one conversation.
+
+        :raises DstnyAuthError: that makes three in a row, or everybody.
+        """
+        self._refused.update(marks)
+        if len(self._refused) >= min(_STRIKES, len(self._questions)) or self._every_look:
+            raise error
 
     def _was_answered(self, question: Question) -> None:
         question.failures = 0
@@ -437,15 +513,20 @@ class Lookout:
         for wait in self.waits:
             wait.failed_to_see(error, now)
         gap = timedelta() if self._every_look else self.interval
-        self._failing.clear()
         self._is_over = True
         self._ask_from = max(self._ask_from, now + (_demanded(error) or gap))
         if isinstance(error, DstnyRateLimitError):
             # It is the token's, whatever is asked.
             self._list_due_at = max(self._list_due_at, self._ask_from)
 
+    def _clock_was_set_back(self, now: datetime) -> None:
+        self._ask_from, self._list_due_at = min(self._ask_from, now), min(self._list_due_at, now)
+        self._blind_until, self._spare_from = min(self._blind_until, now), min(self._spare_from, now)
+        for question in self._all():
+            question.due_at, question.asked_at = min(question.due_at, now), min(question.asked_at, now)
+
     def _drop(self, question: Question) -> None:
-        key = question.conversation_id.lower()
+        key = _key(question.conversation_id)
         asked = self._questions[key]
         asked.remove(question)
         if not asked:
@@ -466,22 +547,32 @@ def look(client: AnyClient, lookout: Lookout, *, until: datetime | None = None, 
         for question in questions:
             if is_over():
                 return
-            steps = lookout.ask(client, question)
-            client.run(steps if patience is None else with_patience(steps, patience))
+            client.run(lookout.ask(client, question))
 
     def ask_all() -> None:
         while not is_over() and (due := lookout.due()):
             ask(due)
 
-    lookout.begin(client)
+    lookout.begin(client, until=until, patience=patience)
     try:
         ask_all()
-        for _ in client.iterate(lookout.pages()):
+        if not is_over():
+            for _ in client.iterate(lookout.pages()):
+                ask_all()
             ask_all()
-        ask_all()
     except DstnyAuthError as error:
         for wait in lookout.waits:
             wait.failed_to_see(error, utc_now())
+
+
+def _by_turns(*lines: Sequence[Question]) -> list[Question]:
+    """Return the first of each line, then the second of each, and so on; nobody twice."""
+    return list(dict.fromkeys(one for turn in zip_longest(*lines) for one in turn if one is not None))
+
+
+def _key(conversation_id: str) -> str:
+    """Return by what a conversation is known: lists may spell a UUID in another way."""
+    return conversation_id.lower() if _UUID.fullmatch(conversation_id) else conversation_id
 
 
 def _demanded(error: DstnyError) -> timedelta:

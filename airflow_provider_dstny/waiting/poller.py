@@ -137,29 +137,36 @@ class Poller:
                     _log.exception("A look has failed; the next one comes at %s UTC", self._next_look)
                 await idle_until(self._joined, max(_SHORTEST_IDLE, (self._next_look - utc_now()).total_seconds()))
         finally:
+            self._client.metrics.gauge("dstny.waiting", 0, {"api": self._client.name})
             await self._client.aclose()
 
     async def _look(self) -> None:
         lookout = self._lookout
         lookout.begin(self._client)
         await self._ask()
-        async with (
-            asyncio.timeout(_LONGEST_READING),
-            aclosing(self._client.aiterate(lookout.pages())) as pages,
-        ):
-            async for _ in pages:
-                await self._ask()
-        await self._ask()
+        try:
+            async with (
+                asyncio.timeout(_LONGEST_READING),
+                aclosing(self._client.aiterate(lookout.pages())) as pages,
+            ):
+                async for _ in pages:
+                    await self._ask()
+        except DstnyAuthError:
+            raise
+        except Exception as error:
+            # What the client raises for no reason of the API's.
+            lookout.list_failed(error)
+        await self._ask(max(lookout.interval, _SHORTEST_ASKING))
         self._settle(lookout.waits, overdue=True)
 
-    async def _ask(self) -> None:
-        """Ask for what is due, several at a time, for a while; what is left is due first in the next look."""
-        until = utc_now() + max(self._lookout.interval, _SHORTEST_ASKING)
+    async def _ask(self, long: timedelta = timedelta()) -> None:
+        """Ask for some of what is due, several at a time, or for so long; what is left is due first the next time."""
+        until = utc_now() + long
         refused: list[DstnyAuthError] = []
 
         async def work(questions: Iterator[Question]) -> None:
             for question in questions:
-                if refused or utc_now() > until:
+                if refused:
                     return
                 waits = list(question.waits)
                 try:

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any, TypeAlias
 
 from airflow_provider_dstny.api.iteration import Findings, Found, next_item
-from airflow_provider_dstny.api.operation import Request, without_retries
+from airflow_provider_dstny.api.operation import Request, with_patience, without_retries
 from airflow_provider_dstny.waiting.listing import Entry, Listing
 from airflow_provider_dstny.waiting.wait import utc_now
 
@@ -24,6 +24,8 @@ _REMEMBERED = 10
 #: In a list that begins with what is oldest, how far before its end to begin.
 _OVERLAP = timedelta(minutes=5)
 _DAY = timedelta(days=1)
+#: So many more rows of a page must be in one order than in the other.
+_CLEAR_STEPS = 8
 
 #: Takes what a page shows, returns whether it is news.
 TakeIn: TypeAlias = Callable[[Sequence[Entry]], bool]
@@ -43,9 +45,9 @@ class ListReader:
 
     def __init__(self, listing: Listing) -> None:
         self.listing = listing
-        #: How often it was seen to begin with what is oldest, without a way to begin elsewhere.
-        self._backwards = 0
         self._oldest_first = False
+        #: How far before the newest one there was news, in the last readings of a list that begins with what is oldest.
+        self._lags: deque[timedelta] = deque([_OVERLAP], maxlen=_REMEMBERED)
         self._newest: datetime | None = None
         self._last_head: set[str] = set()
         #: The last pages with news, of the last readings.
@@ -58,19 +60,31 @@ class ListReader:
         self._left = 0
 
     @property
-    def is_useless(self) -> bool:
-        """Tell whether what is newest cannot be reached."""
-        return self._backwards > 1
+    def was_read_through(self) -> bool:
+        """Tell whether all of it was read once."""
+        return self._swept
 
-    def read(self, take_in: TakeIn, since: datetime, *, deepest: int, spare: int) -> _Reading:
+    def read(
+        self,
+        take_in: TakeIn,
+        since: datetime,
+        *,
+        deepest: int,
+        spare: int,
+        until: datetime | None = None,
+        patience: float | None = None,
+    ) -> _Reading:
         """Read what may show something new.
 
         :param since: UTC, what took place a day before is not read again.
         :param deepest: pages to read again at the most because there was news lately.
         :param spare: pages of the whole list to read as long as not all of it was read once; then it is one.
+        :param until: UTC, after which no page is asked for.
+        :param patience: seconds that a page may wait for its turn, None for as long as it takes.
         """
-        self._left = _MOST
+        self._left, self._until, self._patience = _MOST, until, patience
         self._depths.append(1)
+        self._lags.append(_OVERLAP)
         if (yield from self._read_head(take_in, deepest)):
             yield from self._read_on(take_in, spare, since)
 
@@ -90,13 +104,12 @@ class ListReader:
                 # The walk has read something twice, to leave no gap.
                 barren += 1
                 continue
-            if page == 0 and not self._oldest_first and _ascends(entries):
-                if not self.listing.dated:
-                    self._backwards += 1
-                    return False
-                self._oldest_first = True
-                pages = self.listing.pages(self._head_begins())
-                continue
+            if page == 0 and self.listing.dated and (ascends := _ascends(entries)) is not None:
+                if ascends and not self._oldest_first:
+                    self._oldest_first = True
+                    pages = self.listing.pages(self._head_begins())
+                    continue
+                self._oldest_first = ascends
             page += 1
             news = take_in(entries)
             self._remember_newest(entries)
@@ -106,6 +119,7 @@ class ListReader:
             barren = 0 if news else barren + 1
             if news:
                 self._depths[-1] = page
+                self._remember_lag(entries)
             if page % _AT_A_TIME == 0:
                 yield Found(None)
             if self._left <= 0:
@@ -141,18 +155,29 @@ class ListReader:
                 pages_left -= not news
                 if news and self._swept:
                     # It came after the list was read once: others may stand there, too.
+                    self._remember_lag(entries)
                     self._depths[-1] = max(self._depths[-1], self._sweep_page)
                 yield Found(None)
 
     def _next(self, pages: _Pages) -> Generator[Request, Any, list[Entry] | None]:
+        if self._until is not None and utc_now() > self._until:
+            self._left = 0
+            return []
         self._left -= 1
         page = next_item(pages)
         # The next reading is the retry.
-        rows = yield from without_retries(page)
+        steps = without_retries(page)
+        rows = yield from (steps if self._patience is None else with_patience(steps, self._patience))
         return None if rows is None else [self.listing.entry(row) for row in rows]
 
     def _head_begins(self) -> datetime:
-        return (self._newest - _OVERLAP) if self._newest else utc_now() - _DAY
+        return (self._newest - max(self._lags) * 5 // 4) if self._newest else utc_now() - _DAY
+
+    def _remember_lag(self, entries: Sequence[Entry]) -> None:
+        moments = [entry.moment for entry in entries if entry.moment is not None]
+        # The first reading tells of everything, however old.
+        if self._newest is not None and self._last_head and moments:
+            self._lags[-1] = max(self._lags[-1], min(self._newest - min(moments), _DAY))
 
     def _remember_newest(self, entries: Sequence[Entry]) -> None:
         # One that is said to take place tomorrow must not hide what takes place today.
@@ -160,7 +185,8 @@ class ListReader:
         self._newest = max([*moments, self._newest] if self._newest else moments, default=None)
 
 
-def _ascends(entries: Sequence[Entry]) -> bool:
-    """Tell whether most rows are newer than the one before."""
+def _ascends(entries: Sequence[Entry]) -> bool | None:
+    """Tell whether most rows are newer than the one before; None where they are too few to tell."""
     moments = [entry.moment for entry in entries if entry.moment is not None]
-    return sum((a < b) - (a > b) for a, b in pairwise(moments)) > 0
+    steps = [(a < b) - (a > b) for a, b in pairwise(moments)]
+    return None if abs(sum(steps)) < _CLEAR_STEPS else sum(steps) > 0

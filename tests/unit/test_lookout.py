@@ -60,12 +60,32 @@ def lookout(clock):
     return lookout
 
 
+def poll(client, lookout):
+    """Look once as a poller does, one request after the other."""
+
+    def ask(long=timedelta()):
+        until = lookout.now() + long
+        while lookout.now() <= until and (due := lookout.due()):
+            for question in due:
+                client.run(lookout.ask(client, question))
+
+    lookout.begin(client)
+    try:
+        ask()
+        for _ in client.iterate(lookout.pages()):
+            ask()
+        ask(max(lookout.interval, timedelta(seconds=30)))
+    except DstnyAuthError as error:
+        for wait in lookout.waits:
+            wait.failed_to_see(error, lookout.now())
+
+
 def watch(client, lookout, clock, seconds):
     """Do what a poller does, for some time; return what became of the waits that are over."""
     over = {}
     end = clock.now + seconds
     while clock.now < end and lookout.waits:
-        look(client, lookout, until=lookout.now() + lookout.interval)
+        poll(client, lookout)
         for wait in list(lookout.waits):
             decision = wait.decide(lookout.now())
             if decision.state is not WaitState.WAITING:
@@ -326,7 +346,7 @@ def test_a_list_that_fails_keeps_nobody_from_being_asked_for(rest, lookout, cloc
     assert client.count("get_transcript", since=since) == 40, "the list helps again"
 
 
-def test_a_token_counts_as_refused_for_two_conversations_in_a_row(rest, lookout, clock):
+def test_a_token_counts_as_refused_for_three_conversations_in_a_row(rest, lookout, clock):
     client = rest()
     ids = [upcoming(client, clock.now - HOUR) for _ in range(5)]
     waits = wait_for(lookout, ids, hours=2)
@@ -337,6 +357,139 @@ def test_a_token_counts_as_refused_for_two_conversations_in_a_row(rest, lookout,
     client.troubles = dict.fromkeys(more, DstnyAuthError(401, "not yours"))
     watch(client, lookout, clock, 10 * MINUTE)
     assert {wait.decide(lookout.now()).state for wait in more.values()} == {WaitState.FAILED}
+
+
+def test_many_that_fail_delay_the_others_little(rest, lookout, clock):
+    client = rest()
+    poison = [upcoming(client, clock.now - HOUR, date=clock.now - DAY - n) for n in range(100)]
+    client.troubles = dict.fromkeys(poison, DstnyServerError(500, "a bug"))
+    good = {upcoming(client, clock.now + number * MINUTE): clock.now + number * MINUTE for number in range(20)}
+    waits = wait_for(lookout, [*poison, *good], hours=3)
+    watch(client, lookout, clock, HOUR)
+    assert max(noticed(waits[one]) - at for one, at in good.items()) <= 3 * INTERVAL
+
+
+def test_a_list_that_is_refused_once_ends_no_wait(rest, lookout, clock):
+    client = rest()
+    waits = wait_for(lookout, [upcoming(client, clock.now + 5 * MINUTE) for _ in range(40)])
+    client.troubles = {"list_conversations": DstnyAuthError(401, "not now")}
+    watch(client, lookout, clock, MINUTE)
+    client.troubles = {}
+    watch(client, lookout, clock, HOUR)
+    assert all(wait.ready for wait in waits.values())
+
+
+def test_conversations_that_refuse_the_token_hours_apart_end_no_wait(rest, lookout, clock):
+    client = rest()
+    poison = [upcoming(client, clock.now + hours * HOUR) for hours in (1, 4)]
+    client.troubles = dict.fromkeys(poison, DstnyAuthError(401, "not yours"))
+    good = upcoming(client, clock.now + 6 * HOUR)
+    waits = wait_for(lookout, [*poison, good, *(f"none-{number}" for number in range(50))])
+    watch(client, lookout, clock, 7 * HOUR)
+    assert waits[good].ready
+
+
+def test_each_gets_one_last_chance(rest, lookout, clock):
+    client = rest()
+    ready = [upcoming(client, clock.now + 10 * MINUTE + number / 10) for number in range(100)]
+    waits = wait_for(lookout, ready, hours=5)
+    for number in range(300):
+        wait_for(lookout, [f"none-{number}"], hours=0.6 + number / 1000)
+    watch(client, lookout, clock, HOUR)
+    asked = Counter(path.split("/")[2] for _, operation, path in client.books if operation == "get_transcript")
+    # The last few are asked for without a list.
+    assert sum(count > 1 for one, count in asked.items() if one.startswith("none")) < 10
+    assert all(waits[one].ready for one in ready)
+
+
+def test_what_is_known_does_not_stand_behind_what_is_not_while_the_list_fails(rest, lookout, clock):
+    client = rest()
+    ready_at = {}
+    for number in range(20):
+        at = clock.now + (10 + number) * MINUTE
+        ready_at[upcoming(client, at, listed_at=clock.now, date=clock.now - HOUR)] = at
+    waits = wait_for(lookout, [*ready_at, *(f"none-{number}" for number in range(2500))])
+    watch(client, lookout, clock, 5 * MINUTE)
+    client.troubles = {"list_conversations": DstnyServerError(502, "a bug")}
+    watch(client, lookout, clock, HOUR)
+    assert max(noticed(waits[one]) - at for one, at in ready_at.items()) <= 2 * INTERVAL
+
+
+def test_long_calls_are_found_where_the_list_begins_with_the_oldest(rest, lookout, clock):
+    client = rest(samples=0, newest_first=False)
+    choose = random.Random(7)
+    ready_at = {}
+    for _ in range(400):
+        at, length = clock.now + choose.uniform(0, HOUR), choose.choice([2, 20, 45]) * MINUTE
+        ready_at[upcoming(client, at, date=at - length - 60)] = at
+    waits = wait_for(lookout, ready_at)
+    watch(client, lookout, clock, 90 * MINUTE)
+    late = sorted(noticed(waits[one]) - at for one, at in ready_at.items())
+    assert late[len(late) * 95 // 100] <= 2 * INTERVAL
+    assert late[-1] <= 10 * INTERVAL
+
+
+def test_one_who_looks_often_takes_nothing_from_the_others(rest, lookout, clock):
+    client = rest()
+    ready_at = {upcoming(client, at): at for at in (clock.now + (10 + number) * MINUTE for number in range(30))}
+    waits = wait_for(lookout, [*ready_at, *(f"none-{number}" for number in range(500))])
+    wait_for(lookout, ["hasty"], interval=1)
+    watch(client, lookout, clock, HOUR)
+    assert max(noticed(waits[one]) - at for one, at in ready_at.items()) <= 2 * INTERVAL
+
+
+def test_ids_that_differ_in_case_are_the_same_only_if_they_are_uuids(rest, lookout, clock):
+    client = rest()
+    client.state.conversations["AbCdef"] = client.state.conversations.pop(one := upcoming(client, clock.now - HOUR))
+    client.state.conversations["AbCdef"].id = "AbCdef"
+    uuid = upcoming(client, clock.now - HOUR)
+    waits = wait_for(lookout, ["abcdef", uuid.upper(), *(f"n{n}" for n in range(20))], kind=ConversationWait, hours=1)
+    watch(client, lookout, clock, 10 * MINUTE)
+    assert one != "AbCdef"
+    assert not waits["abcdef"].ready
+    assert waits[uuid.upper()].ready
+
+
+def test_a_clock_that_is_set_back_stops_nothing(rest, lookout, clock):
+    client = rest()
+    waits = wait_for(lookout, [upcoming(client, clock.now - 2 * HOUR) for _ in range(3)], hours=12)
+    wait_for(lookout, [f"none-{number}" for number in range(50)])
+    client.troubles = {"list_conversations": DstnyServerError(502, "a bug")}
+    watch(client, lookout, clock, MINUTE)
+    client.troubles = {}
+    clock.now -= 2 * HOUR
+    client.slot = clock.now
+    watch(client, lookout, clock, 5 * MINUTE)
+    assert all(wait.ready for wait in waits.values())
+
+
+def test_the_first_look_of_a_sensor_does_not_stand_in_line(rest, clock, lookout):
+    client = rest()
+    patience = []
+    answer = client._perform
+    client._perform = lambda request: patience.append(request.patience) or answer(request)
+    sensor = Lookout(every_look=True)
+    now = lookout.now()
+    wait = TranscriptWait([f"c{n}" for n in range(100)], started_at=now, deadline=now + timedelta(hours=1))
+    sensor.add(wait, INTERVAL)
+    look(client, sensor, until=now + timedelta(seconds=30), patience=5.0)
+    look(client, sensor, until=lookout.now() + timedelta(seconds=30), patience=5.0)
+    assert set(patience) == {5.0}
+    assert clock.now - START.timestamp() <= 2 * 32
+
+
+def test_an_answer_for_one_who_has_left_is_no_error(rest, lookout, clock, caplog):
+    client = rest()
+    one = upcoming(client, clock.now - HOUR)
+    (wait,) = wait_for(lookout, [one], unasked=[one]).values()
+    lookout.begin(client)
+    (question,) = lookout.due()
+    steps = lookout.ask(client, question)
+    request = next(steps)
+    lookout.remove(wait)
+    with pytest.raises(StopIteration):
+        client._perform(request).into(steps)
+    assert caplog.text == ""
 
 
 def test_a_list_without_an_end_is_not_read_for_ever(rest, lookout, clock):
@@ -375,6 +528,14 @@ def test_last_chances_are_kept_where_others_take_most_of_the_pace(clock, lookout
     waits = wait_for(lookout, old, hours=2)
     watch(client, lookout, clock, 3 * HOUR)
     assert all(wait.ready for wait in waits.values())
+
+
+def test_what_is_listed_is_asked_for_beside_more_last_chances_than_can_be_kept(clock, lookout):
+    client = Rest("http://simulated", "mt_simulator").connect(rest_state(clock), clock, share=0.3)
+    ready_at = {upcoming(client, clock.now + 30 + 2 * number): clock.now + 30 + 2 * number for number in range(20)}
+    waits = wait_for(lookout, [*ready_at, *(f"none-{number}" for number in range(300))], hours=0.1)
+    watch(client, lookout, clock, HOUR)
+    assert max(noticed(waits[one]) - at for one, at in ready_at.items()) <= 4 * INTERVAL
 
 
 def test_each_is_asked_for_at_its_own_interval(rest, lookout, clock):
@@ -478,6 +639,19 @@ class TestTellcasey:
         assert max(noticed(waits[one]) - at for one, at in done.items()) <= 2 * INTERVAL
         assert casey.count("get_transcript") == casey.count("get_conversation") == 60
         assert casey.count("list_conversations") <= 45
+
+    @pytest.mark.parametrize("many", [3, 10, 30])
+    def test_conversations_that_fail_delay_no_other(self, casey, lookout, clock, many):
+        def completed_at(at):
+            return casey.state.add(plan=[(clock.now - 60, "pending"), (at, "completed")]).id
+
+        poison = [completed_at(clock.now - 30) for _ in range(many)]
+        casey.troubles = dict.fromkeys(poison, DstnyServerError(500, "a bug"))
+        good = {completed_at(clock.now + number * MINUTE): clock.now + number * MINUTE for number in range(1, 30)}
+        waits = wait_for(lookout, [*poison, *good])
+        watch(casey, lookout, clock, 2 * HOUR)
+        assert max(noticed(waits[one]) - at for one, at in good.items()) <= 3 * INTERVAL
+        assert casey.count("get_conversation") <= 30 + many * 20
 
     def test_a_status_that_is_awaited_is_read_from_the_list(self, casey, lookout, clock):
         plans = [[(clock.now - 60, "pending"), (clock.now + 120, "in_progress")] for _ in range(10)]

@@ -230,3 +230,23 @@ def test_a_bug_outside_of_the_questions_ends_nobodys_wait(rest, clock, wait_for,
     one = upcoming(rest, clock.now + MINUTE)
     mocker.patch("airflow_provider_dstny.waiting.lookout.Lookout.take_in_error", side_effect=RuntimeError("a bug"))
     assert asyncio.run(wait_with_others(rest, wait_for(one), MINUTE)).state is WaitState.READY
+
+
+def test_a_list_that_breaks_the_client_keeps_nobody_waiting(rest, clock, wait_for):
+    ids = [upcoming(rest, clock.now + 5 * MINUTE) for _ in range(20)]
+    answer = rest._aperform
+
+    async def perform(request):
+        if request.operation == "list_conversations":
+            raise RuntimeError("closed")
+        return await answer(request)
+
+    rest._aperform = perform
+
+    async def all_of_them():
+        return await asyncio.gather(*(wait_with_others(rest, wait_for(one), MINUTE) for one in ids))
+
+    waited = [
+        decision.ready[one]["waited_seconds"] for one, decision in zip(ids, asyncio.run(all_of_them()), strict=True)
+    ]
+    assert max(waited) <= 8 * MINUTE

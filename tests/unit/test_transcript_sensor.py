@@ -80,7 +80,7 @@ def account(monkeypatch, clock, mocker, moved_clock):
     mocker.patch("airflow_provider_dstny.api.client.throttle_for", return_value=throttle)
     moved_clock(clock)
     mocker.patch("airflow_provider_dstny.api.client.time", SimpleNamespace(sleep=sleep))
-    awaited = SimpleNamespace(sleep=asleep, get_running_loop=asyncio.get_running_loop)
+    awaited = SimpleNamespace(sleep=asleep, get_running_loop=asyncio.get_running_loop, timeout=asyncio.timeout)
     mocker.patch("airflow_provider_dstny.api.client.asyncio", awaited)
     mocker.patch("airflow_provider_dstny.triggers.base.asyncio", SimpleNamespace(sleep=asleep))
     alarms = Alarms(clock)
