@@ -6,7 +6,7 @@ Imported while DAG files are parsed, so it imports nothing heavy.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
@@ -158,6 +158,111 @@ class MaskedPayloadMixin(MaskedFieldsMixin):
             # What a mapped task gets from another task is no template.
             seen_oids.add(id(payload))
         super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
+
+
+class Hidden:
+    """Something that is no payload; Airflow shows nothing of it."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def serialize(self) -> str:
+        return "***"
+
+    def __repr__(self) -> str:
+        return "***"
+
+
+class MaskedRows(list[Any]):
+    """Payloads in a list, each as :class:`MaskedFields`; ``given`` is the list of the author of the DAG."""
+
+    def __init__(self, given: Sequence[Any], is_field: Callable[[str], bool]) -> None:
+        super().__init__(self._masked(row, is_field) for row in given)
+        self.given = given
+
+    @property
+    def fields(self) -> list[Any]:
+        """The payloads as they are."""
+        return [self._unmasked(row) for row in self]
+
+    @staticmethod
+    def _masked(row: Any, is_field: Callable[[str], bool]) -> Any:
+        if isinstance(row, MaskedFields | Hidden):
+            return row
+        row = row.to_json() if hasattr(row, "to_json") else row
+        if isinstance(row, Mapping):
+            return MaskedFields(row, is_field)
+        # The output of another task may become one.
+        return row if hasattr(row, "resolve") else Hidden(row)
+
+    @staticmethod
+    def _unmasked(row: Any) -> Any:
+        if isinstance(row, MaskedFields):
+            return dict(row.fields)
+        return row.value if isinstance(row, Hidden) else row
+
+
+class MaskedPayloadList:
+    """An attribute of an operator that takes a list of mappings or models, and holds its :class:`MaskedRows`, or None.
+
+    :param is_field: as of :class:`MaskedFields`.
+    :param refusal: what to say of anything else.
+    """
+
+    def __init__(self, is_field: Callable[[str], bool], refusal: str) -> None:
+        self.is_field = is_field
+        self.refusal = refusal
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, task: None, owner: type) -> MaskedPayloadList: ...
+
+    @overload
+    def __get__(self, task: object, owner: type) -> Any: ...
+
+    def __get__(self, task: object | None, owner: type) -> Any:
+        return self if task is None else getattr(task, f"_{self.name}")
+
+    def __set__(self, task: Any, payloads: Any) -> None:
+        if isinstance(payloads, Sequence) and not isinstance(payloads, str | bytes):
+            from airflow.providers.common.compat.sdk import XComArg
+
+            payloads = MaskedRows(payloads, self.is_field)
+            # Airflow does not look for upstream tasks inside of the wrapper.
+            XComArg.apply_upstream_relationship(task, payloads.fields)
+        elif not (payloads is None or hasattr(payloads, "resolve") or _is_template(payloads)):
+            # Kept, it would be shown as it is.
+            raise AirflowFailException(self.refusal)
+        setattr(task, f"_{self.name}", payloads)
+
+
+class MaskedPayloadListMixin(MaskedFieldsMixin):
+    """Renders the :class:`MaskedPayloadList` of an operator."""
+
+    #: The name of the attribute.
+    payload_name: ClassVar[str]
+
+    def render_template_fields(self, context: Context, jinja_env: Environment | None = None) -> None:
+        rows = getattr(self, self.payload_name)
+        if isinstance(rows, MaskedRows):
+            # Airflow renders a shallow copy of the task: the templates must stay with the original.
+            setattr(self, self.payload_name, rows.fields)
+        super().render_template_fields(context, jinja_env)
+
+    def _do_render_template_fields(
+        self, parent: Any, template_fields: Any, context: Context, jinja_env: Environment, seen_oids: set[int]
+    ) -> None:
+        rows = getattr(self, self.payload_name)
+        if isinstance(rows, MaskedRows) and id(rows.given) in seen_oids:
+            # What a mapped task gets from another task is no template.
+            seen_oids.update(map(id, rows))
+        super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
+
+
+def _is_template(value: object) -> bool:
+    return isinstance(value, str) and not is_plain(value)
 
 
 def is_plain(value: object) -> bool:

@@ -188,11 +188,33 @@ def read_row(reference: str) -> dict[str, Any]:
     row, number = next(islice(rows, int(match["row"]) - 1, None), (None, 0))
     if not number:
         raise DstnyValidationError(None, f"{match['path']} has no row {match['row']}.")
+    return check_row(row, f"{reference} (line {number})")
+
+
+def iter_rows(path: str | ObjectStoragePath) -> Iterator[Any]:
+    """Yield the rows of a ``.csv`` or ``.jsonl`` file, which is read as they are asked for.
+
+    Cells of a CSV file are text, and an empty cell is no value. See :func:`check_row` for what may be wrong with one.
+
+    :raises DstnyValidationError: there is no such file, or it cannot be read as what it is called.
+    """
+    file = storage_path(path)
+    if file.suffix.lower() not in {".csv", ".jsonl"}:
+        raise DstnyValidationError(None, f"{path} must end in .csv or .jsonl.")
+    for row, _ in _rows(file):
+        yield row
+
+
+def check_row(row: Any, where: str) -> dict[str, Any]:
+    """Return a row that is an object whose texts can be sent.
+
+    :raises DstnyValidationError: it is not, in words that begin with ``where``.
+    """
     if not isinstance(row, dict):
-        raise DstnyValidationError(None, f"{reference} (line {number}) is not an object.")
+        raise DstnyValidationError(None, f"{where} is not an object.")
     if None in row:
-        raise DstnyValidationError(None, f"{reference} (line {number}) has more cells than the header has names.")
-    _refuse_nul(row, reference)
+        raise DstnyValidationError(None, f"{where} has more cells than the header has names.")
+    _refuse_nul(row, where)
     return row
 
 

@@ -78,7 +78,7 @@ def send_once(
     try:
         sent_id = send()
     except DstnyError as error:
-        if store is not None and not earlier and _surely_not_done(error):
+        if store is not None and not earlier and surely_not_done(error):
             store.delete(_KEY)
         raise
     _remember(context, fingerprint, sent_id)
@@ -109,7 +109,7 @@ def _remember(context: Context, fingerprint: str, sent_id: str | None) -> None:
         store.set(_KEY, record if sent_id is None else {**record, "id": sent_id})
 
 
-def _surely_not_done(error: DstnyError) -> bool:
+def surely_not_done(error: DstnyError) -> bool:
     """Tell whether an error proves that it was not taken: never sent, or refused."""
     if isinstance(error, DstnyApiError):
         return error.status_code is None or (400 <= error.status_code < 500 and error.status_code != 408)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -9,21 +10,35 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowException, BaseOperator, conf
 
-from airflow_provider_dstny.masking import MaskedFields, MaskedPayload, MaskedPayloadMixin
+from airflow_provider_dstny.masking import (
+    MaskedFields,
+    MaskedPayload,
+    MaskedPayloadList,
+    MaskedPayloadListMixin,
+    MaskedPayloadMixin,
+    MaskedRows,
+)
 from airflow_provider_dstny.sensors.base import conclude, defer
-from airflow_provider_dstny.tasks import ConversationLinkMixin, final_errors_fail
+from airflow_provider_dstny.tasks import ConversationLinkMixin, DstnyHookMixin, final_errors_fail, partial_failure
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.common.compat.sdk import Context, ObjectStoragePath, XComArg
 
     from airflow_provider_dstny.api.dstny import DstnyClient
     from airflow_provider_dstny.api.models.calls import CallConversation
+    from airflow_provider_dstny.call_uploads import Upload, UploadOutcome
+    from airflow_provider_dstny.checked_calls import CheckedCalls, Source
+    from airflow_provider_dstny.hooks.base import DstnyBaseHook
     from airflow_provider_dstny.waiting.wait import Decision
 
 
 _NOT_A_CALL = (
     "call must be a mapping, a CallConversation, or one row of a file like s3://bucket/calls.csv#1, counted from 1. "
     "A template that renders to a mapping needs render_template_as_native_obj=True on the DAG."
+)
+_NOT_CALLS = (
+    "calls must be a list of mappings or CallConversations; the path of a file is calls_path. A template that renders "
+    "to a list needs render_template_as_native_obj=True on the DAG."
 )
 _LONGEST = 366 * 24 * 60 * 60
 
@@ -169,6 +184,127 @@ class DstnyCreateCallConversationOperator(MaskedPayloadMixin, ConversationLinkMi
         return conversation_id
 
 
+class DstnyUploadCallsOperator(MaskedPayloadListMixin, DstnyHookMixin, BaseOperator):
+    """Sends many calls in one task, several at a time and at the pace of the connection, each of them once.
+
+    All rows are checked before anything is sent. What becomes of each goes to ``results_path``, one JSON row per call:
+    ``{"call_external_id", "conversation_id", "state", "error", "row"}``, where ``state`` is ``sent``, ``failed``,
+    ``ambiguous`` (it may have arrived) or ``invalid`` (the row is no call). While the task runs, a folder beside the
+    file (``<results_path>.journal``) says which calls are about to be sent. So a retry, a cleared task and any later
+    run with the same path send only what is missing, also after a kill: a call is known by its ``call_external_id``.
+    Calls that may have arrived are looked for in Dstny, and not sent again if they cannot be found.
+
+    If more than ``max_failures`` calls are bad, refused or in doubt, the task fails and names the first ten; if that
+    many rows are no calls, before anything is sent. A refused token, a rate limit, a quota, an API that is not reached,
+    and three lost answers in a row end the upload early.
+
+    XCom: ``{"results_path", "calls", "sent", "skipped", "failed", "invalid", "ambiguous"}``; ``calls`` is the sum of
+    the others, and ``skipped`` were sent before.
+
+    :param results_path: a ``.jsonl`` file in object storage (templated), to which no other task writes at the time.
+    :param calls_path: a ``.csv`` or ``.jsonl`` file in object storage (templated), one call per row, with the fields of
+        *Create a new call conversation*. It is read twice and never held in memory.
+    :param calls: the calls themselves (templated), where there is no file: mappings or ``CallConversation``.
+    :param max_failures: how many calls may be bad, refused or in doubt.
+    :param concurrency: how many calls at a time; after a kill, fewer than twice as many have to be looked for.
+    :param resubmit_ambiguous: send again what may have arrived and cannot be found.
+    :param dstny_conn_id: a connection of type ``dstny``.
+    :param deferrable: spend a long pause that the API demands in the triggerer.
+    """
+
+    conn_types = ("dstny",)
+    template_fields: Sequence[str] = ("calls", "calls_path", "results_path", "dstny_conn_id")
+    template_fields_renderers = {"calls": "json"}  # noqa: RUF012 - Airflow's own form
+    ui_color = "#dcebf7"
+    payload_name = "calls"
+    calls = MaskedPayloadList(_is_field, _NOT_CALLS)
+
+    def __init__(
+        self,
+        *,
+        results_path: str | ObjectStoragePath | XComArg,
+        calls_path: str | ObjectStoragePath | XComArg | None = None,
+        calls: Sequence[Mapping[str, Any] | CallConversation | XComArg] | XComArg | str | None = None,
+        max_failures: int = 0,
+        concurrency: int = 4,
+        resubmit_ambiguous: bool = False,
+        dstny_conn_id: str = "dstny_default",
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if (calls is None) == (calls_path is None):
+            raise ValueError("Give either calls_path or calls.")
+        self.results_path = results_path
+        self.calls_path = calls_path
+        self.calls = calls
+        self.max_failures = max_failures
+        self.concurrency = concurrency
+        self.resubmit_ambiguous = resubmit_ambiguous
+        self.dstny_conn_id = dstny_conn_id
+        self.deferrable = deferrable
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        with final_errors_fail(self):
+            upload = self._upload()
+            self._refuse_bad_rows(upload.calls)
+            # Resolved here: a connection that will not do is told at once, and Airflow's lookup blocks.
+            outcome = asyncio.run(_upload(self.hook, upload))
+            if outcome.stopped is not None:
+                raise outcome.stopped
+        if len(outcome.reasons) > self.max_failures:
+            raise partial_failure(
+                f"{len(outcome.reasons)} of {outcome.calls} calls were not sent, or it is not known; max_failures is "
+                f"{self.max_failures}. A retry sends only what is missing",
+                outcome.reasons,
+                final=outcome.final,
+            )
+        return {"results_path": str(self.results_path), **outcome.counts()}
+
+    def _upload(self) -> Upload:
+        from airflow_provider_dstny.api.arguments import check_boolean, check_integer, check_positive
+        from airflow_provider_dstny.api.errors import DstnyValidationError
+        from airflow_provider_dstny.call_uploads import Upload
+        from airflow_provider_dstny.checked_calls import check_calls
+        from airflow_provider_dstny.upload_journal import UploadJournal
+
+        check_integer("concurrency", self.concurrency)
+        check_positive("concurrency", self.concurrency, up_to=100)
+        check_integer("max_failures", self.max_failures)
+        check_boolean("resubmit_ambiguous", self.resubmit_ambiguous)
+        if self.max_failures < 0:
+            raise DstnyValidationError(None, "max_failures must not be negative.")
+        if str(self.results_path) == str(self.calls_path):
+            raise DstnyValidationError(None, "results_path must be another file than calls_path.")
+        journal = UploadJournal(str(self.results_path))
+        return Upload(
+            calls=check_calls(self._source()),
+            journal=journal,
+            concurrency=self.concurrency,
+            resubmit_ambiguous=self.resubmit_ambiguous,
+        )
+
+    def _source(self) -> Source:
+        from airflow_provider_dstny.api.errors import DstnyValidationError
+        from airflow_provider_dstny.storage import iter_rows
+
+        if isinstance(self.calls, MaskedRows):
+            return lambda: self.calls.fields
+        path = self.calls_path
+        if self.calls is None and path is not None:
+            return lambda: iter_rows(str(path))
+        raise DstnyValidationError(None, _NOT_CALLS)
+
+    def _refuse_bad_rows(self, calls: CheckedCalls) -> None:
+        if len(calls.bad) > self.max_failures:
+            raise partial_failure(
+                f"{len(calls.bad)} of {len(calls)} calls are wrong, so nothing was sent; max_failures is "
+                f"{self.max_failures}. A retry fails in the same way until these rows are mended",
+                {f"row {row}": reason for row, reason in calls.bad.items()},
+                final=True,
+            )
+
+
 def _preflight(dstny: DstnyClient, call: CallConversation) -> None:
     from airflow_provider_dstny.api.downloads import preflight
 
@@ -176,15 +312,15 @@ def _preflight(dstny: DstnyClient, call: CallConversation) -> None:
 
 
 def _find(dstny: DstnyClient, call: CallConversation) -> str | None:
-    """Look for a call among the conversations of its day; the days around it allow for timezones."""
-    day = timedelta(days=1)
-    conversations = dstny.list_conversations(
-        recording_types=["call"], global_start=call.call_start_time - day, global_end=call.call_start_time + day
-    )
-    for conversation in conversations:
-        if conversation.id is not None and str(conversation.call_external_id) == call.call_external_id:
-            return str(conversation.id)
-    return None
+    from airflow_provider_dstny.call_uploads import find_calls
+
+    days = {call.call_external_id: call.call_start_time.date()}
+    return dstny.run(find_calls(dstny, days)).get(call.call_external_id)
+
+
+async def _upload(hook: DstnyBaseHook[Any], upload: Upload) -> UploadOutcome:
+    async with hook.get_async_conn() as dstny:
+        return await upload.run(dstny)
 
 
 def _seconds(name: str, value: float | timedelta) -> float:

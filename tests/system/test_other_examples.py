@@ -11,12 +11,14 @@ import httpx
 import pytest
 
 from airflow_provider_dstny.api import DstnyClient
-from demo.local_airflow import LocalAirflow, free_port, running_simulator
+from demo.local_airflow import LocalAirflow, free_port, running_simulator, sample_calls
 from tests.system.waiting import wait_for
 
 AT_ONCE = ("example_rest_transcripts", "example_tellcasey", "example_notetaker", "example_directory_sync")
-DAGS = (*AT_ONCE, "example_agents")
+LATER = ("example_agents", "example_upload_calls")
+DAGS = (*AT_ONCE, *LATER)
 CALLS = 6
+UPLOADED = 25
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.system-test-token-two"
 EXAMPLES = Path(__file__).parents[2] / "example_dags"
 REST_TOKEN = "mt_system_test_token"
@@ -55,6 +57,7 @@ def outcome(tmp_path_factory):
                 "example_notetaker": {**conf, "meeting_url": "https://us02web.zoom.us/j/123"},
                 "example_agents": conf,
                 "example_directory_sync": {"dry_run": False},
+                "example_upload_calls": {**conf, "calls_path": str(sample_calls(folder / "recorded_calls.csv", url))},
             }
             runs = {dag_id: airflow.trigger(dag_id, confs[dag_id]) for dag_id in AT_ONCE}
 
@@ -65,8 +68,10 @@ def outcome(tmp_path_factory):
 
             wait_for(ended, 300, "the end of the runs")
             # By now the calls have their transcripts, without which no agent runs.
-            runs["example_agents"] = airflow.trigger("example_agents", confs["example_agents"])
-            wait_for(ended, 180, "the end of the agents")
+            runs |= {dag_id: airflow.trigger(dag_id, confs[dag_id]) for dag_id in LATER}
+            wait_for(ended, 180, "the end of the agents and of the upload")
+            again = airflow.trigger("example_upload_calls", confs["example_upload_calls"])
+            wait_for(lambda: airflow.run_state("example_upload_calls", again) == "success", 120, "the second upload")
             yield {
                 "folder": folder,
                 "states": {dag_id: airflow.run_state(dag_id, run_id) for dag_id, run_id in runs.items()},
@@ -79,6 +84,7 @@ def outcome(tmp_path_factory):
                     f"/dags/{dag_id}/dagRuns/{runs[dag_id]}/taskInstances/{task_id}/links"
                 )["extra_links"]["Open in Dstny"],
                 "xcom": lambda dag_id, task_id: airflow.xcom(dag_id, runs[dag_id], task_id),
+                "uploaded_again": airflow.xcom("example_upload_calls", again, "upload"),
                 "books": httpx.get(f"{url}/_simulator/books", trust_env=False).json(),
             }
 
@@ -128,7 +134,7 @@ def test_the_recordings_land_whole_and_the_token_stays_with_the_api(outcome):
     assert not list(files[0].parent.glob(".*"))
     assert len(files) + len(xcom["without_recording"]) == len(outcome["xcom"]("example_rest_transcripts", "ready"))
     # The simulator fetches those of the calls that were sent, too.
-    assert len(outcome["books"]["downloads"]) == len(files) + CALLS
+    assert len(outcome["books"]["downloads"]) == len(files) + CALLS + UPLOADED
     assert not any(download["authorized"] for download in outcome["books"]["downloads"])
 
 
@@ -156,6 +162,29 @@ def test_an_agent_is_tried_run_once_on_each_call_and_deleted(outcome):
     entries = [entry["operation"] for entry in outcome["books"]["entries"] if entry["api"] == "dstny"]
     assert entries.count("run_agent") == CALLS + 1
     assert entries.count("create_agent") == entries.count("update_agent") == entries.count("delete_agent") == 1
+
+
+def test_the_calls_of_a_file_are_sent_once_over_two_runs(outcome):
+    first, second = outcome["xcom"]("example_upload_calls", "upload"), outcome["uploaded_again"]
+    assert (first["calls"], first["sent"], first["skipped"]) == (UPLOADED, UPLOADED, 0)
+    assert (second["calls"], second["sent"], second["skipped"]) == (UPLOADED, 0, UPLOADED)
+    path = Path(first["results_path"].removeprefix("file://"))
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    assert {row["state"] for row in rows} == {"sent"}
+    assert len(outcome["xcom"]("example_upload_calls", "ready")) == len(rows) == UPLOADED
+    sent = [entry for entry in outcome["books"]["entries"] if entry["operation"] == "create_call_conversation"]
+    assert len(sent) == CALLS + UPLOADED
+    assert not list(path.parent.glob("*.journal"))
+
+
+def test_no_phone_number_of_an_uploaded_call_is_left_behind(outcome):
+    phones = set(re.findall(r"\+(\d{9,})", (outcome["folder"] / "recorded_calls.csv").read_text("utf-8")))
+    assert len(phones) > 20
+    for folder in ("airflow", "results"):
+        for path in (outcome["folder"] / folder).rglob("*"):
+            if path.is_file():
+                content = path.read_bytes()
+                assert not [phone for phone in phones if phone.encode() in content], path
 
 
 def test_the_directory_is_planned_and_applied(outcome):
