@@ -13,18 +13,18 @@ from airflow_provider_dstny.api.models.base import Answer
 
 _SHAPES = ("segments", "sentences", "messages", "utterances", "paragraphs")
 _WRAPPERS = ("transcript", "transcription", "data")
-_TEXT_KEYS = ("text", "content", "sentence")
-_SPEAKER_KEYS = ("speaker", "speaker_name", "name", "role", "speaker_id")
-_START_KEYS = ("start", "start_seconds", "start_time", "start_time_seconds", "startTime")
-_END_KEYS = ("end", "end_seconds", "end_time", "end_time_seconds", "endTime")
+TEXT_KEYS = ("text", "content", "sentence")
+SPEAKER_KEYS = ("speaker", "speaker_name", "name", "role", "speaker_id")
+START_KEYS = ("start", "start_seconds", "start_time", "start_time_seconds", "startTime")
+END_KEYS = ("end", "end_seconds", "end_time", "end_time_seconds", "endTime")
 #: Fields that do not tell of a transcript in a shape that is not known.
 _UNTELLING = {
     *_SHAPES,
     *_WRAPPERS,
-    *_TEXT_KEYS,
-    *_SPEAKER_KEYS,
-    *_START_KEYS,
-    *_END_KEYS,
+    *TEXT_KEYS,
+    *SPEAKER_KEYS,
+    *START_KEYS,
+    *END_KEYS,
     "id",
     "conversation_id",
     "status",
@@ -68,10 +68,10 @@ class Transcript(Answer):
         segments = [
             TranscriptSegment(
                 index=index,
-                speaker=_first_text(item, _SPEAKER_KEYS),
+                speaker=_first_text(item, SPEAKER_KEYS),
                 text=text,
-                start_seconds=_first_number(item, _START_KEYS),
-                end_seconds=_first_number(item, _END_KEYS),
+                start_seconds=_first_number(item, START_KEYS),
+                end_seconds=_first_number(item, END_KEYS),
                 raw=item,
             )
             for index, (_, item, text) in enumerate(found)
@@ -110,8 +110,8 @@ def _find(node: Any, shape: str) -> Iterator[tuple[str, dict[str, Any], str]]:
 
 
 def _said(item: dict[str, Any]) -> str | None:
-    text = _first_text(item, _TEXT_KEYS)
-    if text is None and _first_text(item, _SPEAKER_KEYS) is not None:
+    text = _first_text(item, TEXT_KEYS)
+    if text is None and _first_text(item, SPEAKER_KEYS) is not None:
         # Without a speaker, "message" is more likely the API telling that there is nothing yet.
         text = _first_text(item, ("message",))
     return text
