@@ -117,7 +117,8 @@ class Question:
 
     @property
     def deadline(self) -> datetime:
-        return min(wait.deadline for wait in self.waits)
+        """The earliest of those who wait, if they have not all left."""
+        return min((wait.deadline for wait in self.waits), default=_NEVER)
 
     @property
     def is_newly_listed(self) -> bool:

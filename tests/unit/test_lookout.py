@@ -478,12 +478,16 @@ def test_the_first_look_of_a_sensor_does_not_stand_in_line(rest, clock, lookout)
     assert clock.now - START.timestamp() <= 2 * 32
 
 
-def test_an_answer_for_one_who_has_left_is_no_error(rest, lookout, clock, caplog):
+@pytest.mark.parametrize("trouble", [None, DstnyTimeoutError("slow"), DstnyNotFoundError(404, "unknown")])
+def test_an_answer_for_one_who_has_left_is_no_error(rest, lookout, clock, caplog, trouble):
     client = rest()
     one = upcoming(client, clock.now - HOUR)
-    (wait,) = wait_for(lookout, [one], unasked=[one]).values()
+    client.troubles = {one: trouble} if trouble else {}
+    (wait,) = wait_for(lookout, [one], hours=20 / 3600).values()
+    clock.now += 15
     lookout.begin(client)
     (question,) = lookout.due()
+    assert question.is_last_chance
     steps = lookout.ask(client, question)
     request = next(steps)
     lookout.remove(wait)
