@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import zip_longest
+from pathlib import Path
+from traceback import extract_tb
 from typing import TYPE_CHECKING
 
 from airflow_provider_dstny.api.errors import (
@@ -263,7 +265,7 @@ class Lookout:
         if isinstance(error, DstnyAuthError):
             # Twice makes it sure, and so does one conversation more.
             self._was_refused(error, "", f"look {self._look}")
-        _log.warning("The list of conversations was not read to its end: %s", error, exc_info=_unexpected(error))
+        _log.warning("The list of conversations was not read to its end: %s", as_logged(error))
         self._list_failures += _STRIKES if isinstance(error, DstnyScopeError) else 1
         if self._list_failures >= _STRIKES:
             _log.warning("The list does not help those who wait for now: each is asked for in turn")
@@ -326,7 +328,7 @@ class Lookout:
 
     def take_in_bug(self, question: Question, error: Exception) -> None:
         """Take in what nobody has foreseen: one conversation must not keep the others waiting."""
-        _log.exception("Conversation %s cannot be read", question.conversation_id)
+        _log.error("Conversation %s cannot be read: %s", question.conversation_id, as_logged(error))
         self._tell(question, Sighting(cause=f"its answer could not be read ({type(error).__name__})"))
 
     # Whom to ask, and when.
@@ -581,5 +583,9 @@ def _demanded(error: DstnyError) -> timedelta:
     return timedelta(seconds=(error.retry_after or 0) if isinstance(error, DstnyApiError) else 0)
 
 
-def _unexpected(error: Exception) -> bool:
-    return not isinstance(error, DstnyError)
+def as_logged(error: Exception) -> str:
+    """Return an error as it may be logged: one that nobody has foreseen may quote what was said in a conversation."""
+    if isinstance(error, DstnyError):
+        return str(error)
+    places = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in extract_tb(error.__traceback__)[-3:]]
+    return f"{type(error).__name__} at {', '.join(places)}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from airflow_provider_dstny.api.errors import DstnyAuthError, DstnyTimeoutError
-from airflow_provider_dstny.waiting.lookout import OWN_SPACING, Lookout
+from airflow_provider_dstny.waiting.lookout import OWN_SPACING, Lookout, as_logged
 from airflow_provider_dstny.waiting.wait import WaitState, utc_now
 
 if TYPE_CHECKING:
@@ -131,10 +131,12 @@ class Poller:
                     self._next_look = self._lookout.next_look()
                 except DstnyAuthError:
                     raise
-                except Exception:
+                except Exception as error:
                     # Whatever it is, those who wait must not wait for nobody.
                     self._next_look = utc_now() + self._lookout.interval
-                    _log.exception("A look has failed; the next one comes at %s UTC", self._next_look)
+                    _log.error(
+                        "A look has failed (%s); the next one comes at %s UTC", as_logged(error), self._next_look
+                    )
                 await idle_until(self._joined, max(_SHORTEST_IDLE, (self._next_look - utc_now()).total_seconds()))
         finally:
             self._client.metrics.gauge("dstny.waiting", 0, {"api": self._client.name})
