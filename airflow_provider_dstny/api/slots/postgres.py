@@ -16,12 +16,16 @@ from airflow_provider_dstny.api.slots.base import Reservation
 #: Seconds to wait for the server.
 _TIMEOUT = 2
 
+# The lock ends with the statement. Without it, two that create the table at once collide in the catalog.
 _TABLE = """
-CREATE TABLE dstny_throttle (
-    key text PRIMARY KEY,
-    next_slot double precision NOT NULL DEFAULT 0,
-    paused_until double precision NOT NULL DEFAULT 0
-)
+DO $$ BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('dstny_throttle'));
+    CREATE TABLE IF NOT EXISTS dstny_throttle (
+        key text PRIMARY KEY,
+        next_slot double precision NOT NULL DEFAULT 0,
+        paused_until double precision NOT NULL DEFAULT 0
+    );
+END $$
 """
 
 # The same as in base.Kept. ON CONFLICT locks the row before it evaluates what follows, and with it the clock.
@@ -121,9 +125,7 @@ def _connect(url: str) -> psycopg.Connection[Any]:
     try:
         # Looked for first: CREATE asks for the right to create, even where the table is there.
         if _execute(connection, "SELECT to_regclass('dstny_throttle') IS NULL", {}) == (True,):
-            # Two that create it at once collide, in one of these two ways.
-            with suppress(psycopg.errors.DuplicateTable, psycopg.errors.UniqueViolation):
-                _execute(connection, _TABLE, {})
+            _execute(connection, _TABLE, {})
     except BaseException:
         connection.close()
         raise
