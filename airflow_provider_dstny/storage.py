@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Self
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
 _PARTIAL = re.compile(r"\..+\.[0-9a-f]{12}\.partial")
-#: No task writes one file for longer, in seconds.
-_LEFTOVER_AGE = 2 * 86400
+#: No task writes one file for longer.
+_LEFTOVER_AGE = timedelta(days=2)
 #: One row of a file, counted from 1.
 ROW_REFERENCE = re.compile(r"(?P<path>.+\.(?i:csv|jsonl))#(?P<row>[1-9]\d{0,8})")
 #: What a name of a field looks like; another may be a value of a file that has lost its header.
@@ -37,6 +38,8 @@ class _ProblemError(Exception):
 def storage_path(path: str | ObjectStoragePath) -> ObjectStoragePath:
     """Return a path as an ObjectStoragePath: local, ``s3://``, ``gs://`` and what else Airflow knows.
 
+    Its own methods may ask another file system than ``.fs``, with listings of its own: use the functions below.
+
     :raises DstnyValidationError: nothing is installed for the scheme of the path.
     """
     from airflow.providers.common.compat.sdk import ObjectStoragePath
@@ -48,6 +51,10 @@ def storage_path(path: str | ObjectStoragePath) -> ObjectStoragePath:
         raise DstnyValidationError(None, f"The path {path!r} cannot be used: {error}.") from None
     if not str(path).strip():
         raise DstnyValidationError(None, "The path is empty.")
+    with suppress(AttributeError):
+        # A listing that is kept does not show what other tasks write.
+        target.fs.dircache.use_listings_cache = False
+    target.fs.invalidate_cache()
     return target
 
 
@@ -57,19 +64,64 @@ def storage_folder(path: str | ObjectStoragePath) -> ObjectStoragePath:
     :raises DstnyValidationError: it is a file, or nothing is installed for its scheme.
     """
     folder = storage_path(path)
-    if folder.is_file():
+    if folder.fs.isfile(folder.path):
         raise DstnyValidationError(None, f"{path} is a file; it must be a folder.")
     remove_leftovers(folder)
     return folder
 
 
+def exists(path: ObjectStoragePath) -> bool:
+    return bool(path.fs.exists(path.path))
+
+
+def read_bytes(path: ObjectStoragePath) -> bytes:
+    """Return what a file holds.
+
+    :raises FileNotFoundError: there is none.
+    """
+    content: bytes = path.fs.cat_file(path.path)
+    return content
+
+
+def files_in(folder: ObjectStoragePath) -> dict[str, dict[str, Any]]:
+    """Return the files in a folder by name, each with what the storage tells of it; none if there is no folder."""
+    try:
+        found = folder.fs.ls(folder.path, detail=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    return {info["name"].rstrip("/").rpartition("/")[2]: info for info in found if info["type"] == "file"}
+
+
+def remove_file(path: ObjectStoragePath) -> None:
+    """Remove a file if it is there."""
+    with suppress(FileNotFoundError):
+        # Others of its kind take a name for a pattern.
+        path.fs.rm_file(path.path)
+
+
+def remove_folder(folder: ObjectStoragePath) -> None:
+    """Remove the files in a folder, and the folder if it is a thing."""
+    for name in files_in(folder):
+        remove_file(folder / name)
+    if is_local(folder):
+        with suppress(OSError):
+            os.rmdir(folder.path)
+
+
 def remove_leftovers(folder: ObjectStoragePath) -> None:
     """Remove partial files that nobody can be writing any more. What cannot be looked at or removed stays."""
-    oldest = time.time() - _LEFTOVER_AGE
-    with suppress(OSError, NotImplementedError, AttributeError):
-        for file in folder.iterdir() if folder.exists() else ():
-            if _PARTIAL.fullmatch(file.name) and file.stat().st_mtime < oldest:
-                file.unlink()
+    oldest = datetime.now(UTC) - _LEFTOVER_AGE
+    # Storages have errors of their own.
+    with suppress(Exception):
+        for name in files_in(folder):
+            file = folder / name
+            if _PARTIAL.fullmatch(name) and file.fs.modified(file.path) < oldest:
+                remove_file(file)
+
+
+def is_local(path: ObjectStoragePath) -> bool:
+    """Tell whether a path is on this machine, where folders are things and files can be renamed."""
+    return "file" in (path.fs.protocol if isinstance(path.fs.protocol, tuple) else (path.fs.protocol,))
 
 
 class PartialFile:
@@ -78,16 +130,17 @@ class PartialFile:
     A context manager: what is not kept is removed.
 
     :param folder: created if it does not exist.
+    :param workshop: where the partial file is, if not in the folder itself; in the same file system.
     """
 
-    def __init__(self, folder: ObjectStoragePath, name: str) -> None:
+    def __init__(self, folder: ObjectStoragePath, name: str, workshop: ObjectStoragePath | None = None) -> None:
         self._folder = folder
-        self._path = folder / f".{name}.{token_hex(6)}.partial"
+        self._workshop = workshop or folder
+        self._path = self._workshop / f".{name}.{token_hex(6)}.partial"
         self._bytes: Any = None
         self._kept = False
 
     def __enter__(self) -> Self:
-        self._folder.mkdir(parents=True, exist_ok=True)
         self.restart()
         return self
 
@@ -98,13 +151,24 @@ class PartialFile:
         """Forget what was written."""
         if self._bytes is not None:
             self._bytes.close()
-        self._bytes = self._path.fs.open(self._path.path, "wb")
+        try:
+            self._bytes = self._path.fs.open(self._path.path, "wb")
+        except FileNotFoundError:
+            # Where folders are things. In an object store, this would create a bucket that is misspelt.
+            self._path.fs.makedirs(self._workshop.path, exist_ok=True)
+            self._bytes = self._path.fs.open(self._path.path, "wb")
 
     def keep_as(self, name: str) -> ObjectStoragePath:
         """Give the whole file its name and return its path."""
         target = self._folder / name
         self._bytes.close()
-        self._path.fs.mv(self._path.path, target.path)
+        if is_local(target):
+            os.makedirs(self._folder.path, exist_ok=True)
+            os.replace(self._path.path, target.path)
+        else:
+            # What moves takes names for patterns, and may put the file into what it takes for a folder.
+            self._path.fs.cp_file(self._path.path, target.path)
+            self._path.fs.rm_file(self._path.path)
         self._kept = True
         return target
 
@@ -112,10 +176,10 @@ class PartialFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self._kept:
-            # What made the task fail must not be hidden by what cleaning up meets.
-            with suppress(OSError):
+            # What made the task fail must not be hidden by what cleaning up meets; storages have errors of their own.
+            with suppress(Exception):
                 self._bytes.close()
-                self._path.fs.rm(self._path.path)
+                self._path.fs.rm_file(self._path.path)
 
 
 def write_jsonl(path: str | ObjectStoragePath, rows: Iterable[Mapping[str, Any]]) -> int:
@@ -124,7 +188,7 @@ def write_jsonl(path: str | ObjectStoragePath, rows: Iterable[Mapping[str, Any]]
     :raises DstnyValidationError: the path is a folder, or nothing is installed for its scheme.
     """
     target = storage_path(path)
-    if target.is_dir():
+    if target.fs.isdir(target.path):
         raise DstnyValidationError(None, f"{path} is a folder; it must be a file.")
     remove_leftovers(target.parent)
     count = 0
@@ -144,7 +208,7 @@ def read_jsonl(path: str | ObjectStoragePath) -> list[Any]:
     :raises DstnyValidationError: the path is a folder, or the file is not JSON Lines.
     """
     target = storage_path(path)
-    return [row for row, _ in _rows(target)] if target.exists() else []
+    return [row for row, _ in _rows(target)] if exists(target) else []
 
 
 def count_rows(path: str | ObjectStoragePath) -> int:
@@ -281,7 +345,7 @@ def _read_document(path: ObjectStoragePath) -> list[Any]:
 
     kind = _DOCUMENTS[path.suffix.lower()]
     try:
-        text = path.fs.read_text(path.path, encoding="utf-8-sig")
+        text = read_bytes(path).decode("utf-8-sig")
         document = json.loads(text) if kind == "JSON" else _load_yaml(text)
     except FileNotFoundError:
         problem = "does not exist"

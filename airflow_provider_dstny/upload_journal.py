@@ -22,7 +22,7 @@ from secrets import token_hex
 from typing import Any, Literal, TypeAlias
 
 from airflow_provider_dstny.api.errors import DstnyError, DstnyValidationError
-from airflow_provider_dstny.storage import read_jsonl, storage_path, write_jsonl
+from airflow_provider_dstny.storage import files_in, is_local, read_jsonl, storage_path, write_jsonl
 
 #: ``failed`` is tried again, ``ambiguous`` may have arrived, and ``invalid`` is a row that is no call.
 State: TypeAlias = Literal["sent", "failed", "invalid", "ambiguous"]
@@ -116,7 +116,8 @@ class UploadJournal:
         :raises DstnyValidationError: the path is a folder, or the file is not JSON Lines.
         """
         with self._lock:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            if is_local(self._folder):
+                self._fs.makedirs(self._folder.path, exist_ok=True)
             # First of all: from here on an earlier upload that still runs finds that it is not its journal any more.
             self._write(_OWNER, self._token.encode())
             doubt, told = self._replay()
@@ -207,7 +208,7 @@ class UploadJournal:
             self._write_all()
             with suppress(OSError):
                 self._remove_files([_OWNER])
-                if "file" in self._fs.protocol:
+                if is_local(self._folder):
                     # Only if it is empty. In an object store folders are not things.
                     self._fs.rmdir(self._folder.path)
 
@@ -226,9 +227,7 @@ class UploadJournal:
         """Read the records: which calls are in doubt, and what became of the others."""
         doubt: dict[str, Intent] = {}
         told: dict[str, Result] = {}
-        # Listings may be cached.
-        self._fs.invalidate_cache()
-        for name in sorted(file.name for file in self._folder.iterdir() if file.name.endswith(".json")):
+        for name in sorted(name for name in files_in(self._folder) if name.endswith(".json")):
             number = name.partition("-")[0]
             self._number = max(self._number, int(number) if number.isdecimal() else 0)
             try:

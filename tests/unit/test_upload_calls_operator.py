@@ -668,7 +668,8 @@ class TestKills:
         mocker.patch.object(ApiClient, "_asend", send)
         with pytest.raises(DstnyError, match="Another task writes"):
             upload(calls, results)
-        assert others[0]["sent"] == 5
+        # Up to three that the earlier one had on their way may have been there already.
+        assert 2 <= others[0]["sent"] <= 5
         assert max(received(account).values()) == 1
         self.assert_once(account, calls, results, 2)
 
