@@ -13,7 +13,7 @@ help:
 	@echo "make demo KEEP=1  the same, and leave it running to look around"
 	@echo "make test         unit, contract and system tests"
 	@echo "make lint         ruff, mypy --strict, import-linter"
-	@echo "make bench        waiting, pace, DAG parse cost, recordings and paging beside what one would use instead"
+	@echo "make bench        waiting, pace, DAG parse cost, recordings, paging, the lake and webhooks beside what one would use instead"
 
 demo: .venv/.ready
 	@.venv/bin/python -m demo --airflow-port $(AIRFLOW_PORT) --simulator-port $(SIMULATOR_PORT) $(if $(KEEP),--keep)
@@ -38,6 +38,10 @@ bench: .venv/.ready
 	.venv/bin/python benchmarks/recording_stream.py
 	@echo
 	.venv/bin/python benchmarks/paging.py
+	@echo
+	.venv/bin/python benchmarks/lake.py
+	@echo
+	.venv/bin/python benchmarks/webhooks.py
 
 .venv/.ready: pyproject.toml uv.lock | python
 	@test -x $(UV) || $(PYTHON) -m pip install --quiet --root-user-action=ignore --target .tools "uv>=0.8,<1"

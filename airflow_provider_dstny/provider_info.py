@@ -132,7 +132,18 @@ PROVIDER_INFO: dict[str, Any] = {
             "Dstny REST API v1",
             "airflow_provider_dstny.hooks.dstny_rest.DstnyRestHook",
             credential="API token (mt_…)",
-            fields={**_FIELDS, "requests_per_minute": _requests_per_minute("60, what the API allows")},
+            fields={
+                **_FIELDS,
+                "requests_per_minute": _requests_per_minute("60, what the API allows"),
+                "daily_conversation_quota": {
+                    "label": "Daily conversation quota",
+                    "description": (
+                        "Different conversations that this token may read a UTC day, for planning exports. "
+                        "Default: 1000."
+                    ),
+                    "schema": {"type": _INTEGER_OR_EMPTY, "minimum": 1},
+                },
+            },
         ),
         _connection_type(
             "tellcasey",

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, cast, get_a
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, conf
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from airflow.providers.common.compat.sdk import BaseOperator, BaseOperatorLink, Context, XComArg
 
     from airflow_provider_dstny.api.errors import DstnyError
@@ -111,9 +113,17 @@ def _defer_through_pause(task: BaseOperator, error: DstnyError) -> None:
             until = datetime.now(UTC) + timedelta(seconds=seconds)
         case _:
             return
+    defer_until(task, until, str(error))
+
+
+def defer_until(task: BaseOperator, until: datetime, reason: str) -> None:
+    """Defer a task, which then begins anew.
+
+    :param until: UTC.
+    """
     from airflow.providers.standard.triggers.temporal import DateTimeTrigger
 
-    task.log.warning("Deferred until %s UTC. %s", f"{until:%Y-%m-%d %H:%M:%S}", error)
+    task.log.warning("Deferred until %s UTC. %s", f"{until:%Y-%m-%d %H:%M:%S}", reason)
     task.defer(trigger=DateTimeTrigger(moment=until), method_name="execute_after_pause")
 
 

@@ -182,8 +182,8 @@ class LocalAirflow:
         """GET from the public REST API."""
         return self._checked(self._http.get(f"/api/v2{path}", params=params))
 
-    def trigger(self, dag_id: str, conf: Mapping[str, Any]) -> str:
-        """Unpause a DAG as soon as it is known, trigger it, and return the run id."""
+    def unpause(self, dag_id: str) -> None:
+        """Unpause a DAG as soon as it is known."""
         deadline = time.monotonic() + 60
         while self._http.get(f"/api/v2/dags/{dag_id}").status_code == 404:
             if time.monotonic() > deadline:
@@ -191,6 +191,10 @@ class LocalAirflow:
                 raise StartError(f"The DAG {dag_id} did not appear within 60 s. {''.join(errors)}")
             time.sleep(0.5)
         self._checked(self._http.patch(f"/api/v2/dags/{dag_id}", json={"is_paused": False}))
+
+    def trigger(self, dag_id: str, conf: Mapping[str, Any]) -> str:
+        """Unpause a DAG as soon as it is known, trigger it, and return the run id."""
+        self.unpause(dag_id)
         run = self._http.post(f"/api/v2/dags/{dag_id}/dagRuns", json={"logical_date": None, "conf": dict(conf)})
         return str(self._checked(run)["dag_run_id"])
 

@@ -10,11 +10,16 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from pytest_mock import MockerFixture
 
     from airflow_provider_dstny.simulator import Simulator
+
+# How fast a machine makes examples says nothing about what they show.
+settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("here")
 
 # Before Airflow is imported anywhere: tests must not touch a user's own installation.
 os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="dstny-tests-")

@@ -13,6 +13,14 @@ def check_boolean(name: str, value: object) -> None:
         raise DstnyValidationError(None, f"{name} must be True or False, not {value!r}.")
 
 
+def rendered_flag(name: str, value: object) -> bool:
+    """Return True or False, which a template renders to text."""
+    text = str(value).strip().lower()
+    if text not in {"true", "false"}:
+        raise DstnyValidationError(None, f"{name} must be True or False, not {value!r}.")
+    return text == "true"
+
+
 def check_integer(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise DstnyValidationError(None, f"{name} must be an integer, not {value!r}.")

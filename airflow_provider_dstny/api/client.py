@@ -126,6 +126,8 @@ class ApiClient:
         for secret in address.secrets if address else ():
             self.on_secret(secret)
         self._throttle = throttle_for(self.base_url, self._token, address)
+        #: Requests that were sent, each attempt counted.
+        self.requests_sent = 0
         self._http: httpx.Client | None = None
         self._ahttp: httpx.AsyncClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -225,7 +227,7 @@ class ApiClient:
         with self._lock:
             if self._http is None:
                 self._http = httpx.Client(**self._http_options())
-        self._waited(self._throttle.take(request, self.spacing, sleep=time.sleep))
+        self._has_turn(self._throttle.take(request, self.spacing, sleep=time.sleep))
         try:
             with without_query():
                 response = self._http.request(**self._http_request(request))
@@ -244,7 +246,7 @@ class ApiClient:
         if self._ahttp is None or self._loop is not loop:
             # Connections belong to the event loop that opened them.
             self._ahttp, self._loop = httpx.AsyncClient(**self._http_options()), loop
-        self._waited(await self._throttle.atake(request, self.spacing, sleep=asyncio.sleep))
+        self._has_turn(await self._throttle.atake(request, self.spacing, sleep=asyncio.sleep))
         try:
             async with asyncio.timeout(_LONGEST_ANSWER * (request.timeout or self._timeout)):
                 with without_query():
@@ -330,7 +332,9 @@ class ApiClient:
         self._throttle.count(request)
         return answer
 
-    def _waited(self, seconds: float) -> None:
+    def _has_turn(self, seconds: float) -> None:
+        """Count a request that is about to be sent, and the seconds that it waited for its turn."""
+        self.requests_sent += 1
         self.metrics.timing("dstny.throttled", seconds, {"api": self.name})
 
     def _count(self, name: str, request: Request, **tags: str) -> None:

@@ -75,6 +75,8 @@ class DstnyRestClient(ApiClient):
     routes = ROUTES
     settings_page = "Settings → REST API in Dstny"
     documented_requests_per_minute = 60.0
+    #: The clock of the API when it answered the last page of the list, UTC.
+    server_time: datetime | None = None
 
     @operation
     def get_account(self) -> Steps[Account]:
@@ -214,7 +216,9 @@ class DstnyRestClient(ApiClient):
 
     def _page(self, cursor: str | None, filters: Mapping[str, str], limit: int) -> Steps[RestConversationPage]:
         params = [*text_param("cursor", cursor), *limit_param(limit, PAGE_SIZE), *filters.items()]
-        return RestConversationPage.from_answer((yield self.request("list_conversations", params=params)))
+        page = RestConversationPage.from_answer((yield self.request("list_conversations", params=params)))
+        self.server_time = page.server_time or self.server_time
+        return page
 
 
 class _Conversations(Source[RestConversation]):

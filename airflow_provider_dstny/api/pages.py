@@ -111,8 +111,6 @@ class _Walk(Generic[RowT]):
         self._seen: set[str] = set()
         self._cursors: set[str] = set()
         self._untied: set[datetime] = set()
-        #: Pages were seen to leave gaps, so that they are always asked for with an overlap.
-        self._exclusive = False
         self._overlap = _OVERLAPS[0]
         #: Which way lies before a cursor: later for newest first, earlier for oldest first.
         self._before: int | None = None
@@ -149,17 +147,15 @@ class _Walk(Generic[RowT]):
             # There is no row to join: a tie that begins here is caught by the overlap alone.
             begin = moment + (self._before or 0) * self._overlap
             return (yield from self._read(self._source.page(iso_time(begin))))
-        if not self._exclusive:
-            page = yield from self._read(self._source.page(cursor))
-            if _joins(last, page):
-                return page
-            self._exclusive = True
         for overlap in _OVERLAPS[_OVERLAPS.index(self._overlap) :]:
             for before in self._directions(last):
                 page = yield from self._read(self._source.page(iso_time(moment + before * overlap)))
                 if _joins(last, page):
                     self._before, self._overlap = before, overlap
                     return page
+        page = yield from self._read(self._source.page(cursor))
+        if _joins(last, page):
+            return page
         # The row at the cursor may have gone, or the cursor may mean something else: begin at a row that was seen.
         for row in (last.rows[-1], last.rows[len(last.rows) // 2]):
             if (seen_at := self._source.moment(row)) is None:

@@ -5,14 +5,14 @@ Names follow from the logical interval and bytes from the rows, so that a repeat
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
+from functools import lru_cache
 from importlib import import_module
 from io import BytesIO
-from typing import Any, Literal, Self
+from typing import Any, BinaryIO, Literal, Self
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -26,6 +26,8 @@ Format = Literal["jsonl", "parquet"]
 _NO_DAY = "__HIVE_DEFAULT_PARTITION__"
 #: Of manifests; another version is refused.
 _VERSION = 1
+#: Rows that are held as Python objects before they become columns, and rows of a group of a Parquet file.
+_BATCH, _GROUP = 1_000, 50_000
 
 
 def interval_name(start: datetime, end: datetime) -> str:
@@ -48,31 +50,91 @@ def table_path(table: Table, day: date | None, interval: str, file_format: Forma
     return f"{table.name}/date={_NO_DAY if day is None else day.isoformat()}/{interval}.{file_format}"
 
 
-def raw_path(interval: str, part: int) -> str:
-    """Return the path of a file of raw answers: ``raw/conversations/<interval>/part-00001.jsonl``, counted from 1."""
-    return f"raw/conversations/{interval}/part-{part:05d}.jsonl"
+def json_lines(rows: Iterable[Any]) -> Iterator[bytes]:
+    """Yield rows as JSON Lines, in their order and with their fields as they stand."""
+    return (f"{json_text(row)}\n".encode() for row in rows)
 
 
-def raw_bytes(answers: Iterable[Any]) -> bytes:
-    """Return answers as JSON Lines, in their order and with their fields in the order of the API."""
-    return _lines(answers)
+class TableFile:
+    """Rows on their way to a file, which is written as they come.
+
+    JSON Lines have every column in every row, and times as ISO 8601. Parquet is the same within a version of pyarrow.
+
+    :param file: where to write; it is not closed.
+    :raises DstnyValidationError: pyarrow is needed and not installed.
+    """
+
+    def __init__(self, table: Table, file_format: Format, file: BinaryIO) -> None:
+        self.rows = 0
+        self._file = file
+        self._parquet = _Parquet(table, file) if file_format == "parquet" else None
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Add rows, which come in the order of the table's keys."""
+        rows = list(rows)
+        self.rows += len(rows)
+        if self._parquet is not None:
+            self._parquet.add(rows)
+        else:
+            self._file.writelines(json_lines(rows))
+
+    def finish(self) -> None:
+        """Write what is still to be written."""
+        if self._parquet is not None:
+            self._parquet.finish()
+
+
+class _Parquet:
+    """Writes row groups of one size, so that the same rows are the same bytes."""
+
+    def __init__(self, table: Table, file: BinaryIO) -> None:
+        self._arrow = import_pyarrow()
+        self._schema = table.arrow_schema()
+        self._writer = import_module("pyarrow.parquet").ParquetWriter(file, self._schema, compression="zstd")
+        self._rows: list[Row] = []
+        self._batches: list[Any] = []
+
+    def add(self, rows: Iterable[Row]) -> None:
+        self._rows += rows
+        while len(self._rows) >= _BATCH:
+            self._take_batch()
+            if len(self._batches) * _BATCH >= _GROUP:
+                self._write_group()
+
+    def finish(self) -> None:
+        self._take_batch()
+        self._write_group()
+        self._writer.close()
+
+    def _take_batch(self) -> None:
+        rows, self._rows = self._rows[:_BATCH], self._rows[_BATCH:]
+        if rows:
+            # Columns take a tenth of the memory of rows.
+            self._batches.append(self._arrow.RecordBatch.from_pylist(rows, schema=self._schema))
+
+    def _write_group(self) -> None:
+        if self._batches:
+            self._writer.write_table(self._arrow.Table.from_batches(self._batches), row_group_size=_GROUP)
+            self._batches = []
 
 
 def table_bytes(table: Table, rows: Iterable[Row], file_format: Format) -> bytes:
     """Return rows as a file, sorted by their keys: the same rows are the same bytes, in whatever order they come.
 
-    JSON Lines have every column in every row, and times as ISO 8601. Parquet is the same within a version of pyarrow.
-
     :raises DstnyValidationError: pyarrow is needed and not installed.
     """
-    ordered = sorted(rows, key=_order(table))
-    return _lines(ordered) if file_format == "jsonl" else _parquet(table, ordered)
+    content = BytesIO()
+    file = TableFile(table, file_format, content)
+    file.add(sorted(rows, key=_order(table)))
+    file.finish()
+    return content.getvalue()
 
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
     """A file that was written.
 
+    :param path: below the folder of the lake.
     :param table: its table, or ``raw``.
     :param sha256: of its bytes, hex.
     :param bytes: its size.
@@ -85,27 +147,30 @@ class DataFile:
     bytes: int
 
 
-def data_file(path: str, table: str, rows: int, content: bytes) -> DataFile:
-    """Describe a file by what is in it."""
-    return DataFile(path, table, rows, hashlib.sha256(content).hexdigest(), len(content))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """What a run wrote. It is written last: what no manifest names was never committed.
 
     :param interval: the name of the interval.
     :param counts: how many of what, for people and for the XCom.
-    :param carried_over: conversations that are left to the next run.
     :param requests: requests sent to the API.
+    :param ledger: the file of what became known of conversations, one of its entries per line.
+    :param redaction: stands for the rules by which it was redacted.
+    :param swept_until: UTC, ISO 8601, if the whole list was read: until when.
+    :param listed_until: UTC, ISO 8601, until when the list was read, as a whole or its latest part.
+    :param snapshot_of: the UTC day of which it has the directory, if it has: ``2026-11-20``.
     :param version: of this form.
     """
 
     interval: str
     files: tuple[DataFile, ...]
     counts: Mapping[str, int]
-    carried_over: int
     requests: int
+    ledger: str
+    redaction: str
+    swept_until: str | None = None
+    listed_until: str | None = None
+    snapshot_of: str | None = None
     version: int = _VERSION
 
     def to_json(self) -> str:
@@ -131,10 +196,16 @@ class Manifest:
                 f"reads version {_VERSION} only: use the release that wrote it, or a later one.",
             )
         try:
-            return TypeAdapter(cls).validate_json(text, strict=True)
+            return _manifests().validate_json(text, strict=True)  # type: ignore[return-value]
         except ValidationError as error:
             place = ".".join(map(str, error.errors(include_url=False, include_input=False)[0]["loc"]))
         raise DstnyValidationError(None, f"The manifest cannot be read: {place} is missing or wrong.")
+
+
+@lru_cache(maxsize=1)
+def _manifests() -> TypeAdapter[Manifest]:
+    """Building one takes longer than reading a hundred manifests."""
+    return TypeAdapter(Manifest)
 
 
 def _compact(moment: datetime) -> str:
@@ -148,14 +219,3 @@ def _order(table: Table) -> Callable[[Row], Any]:
         return [(row[name] is not None, row[name]) for name in table.keys], row["_dstny_hash"]
 
     return position
-
-
-def _lines(rows: Iterable[Any]) -> bytes:
-    return "".join(f"{json_text(row)}\n" for row in rows).encode()
-
-
-def _parquet(table: Table, rows: list[Row]) -> bytes:
-    schema, file = table.arrow_schema(), BytesIO()
-    content = import_pyarrow().Table.from_pylist(rows, schema=schema)
-    import_module("pyarrow.parquet").write_table(content, file, compression="zstd")
-    return file.getvalue()

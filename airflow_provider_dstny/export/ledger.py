@@ -1,41 +1,45 @@
-"""What is known of each conversation over all runs: whether it was landed, and in which version."""
+"""What is known of each conversation over all runs: whether it was landed, and in which version. Pure: no I/O."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Self
-
-from airflow_provider_dstny.export.windows import LISTED, Window
 
 #: A conversation without a transcript is read again after the first of these, then after the second, and so on.
 _PAUSES = tuple(timedelta(hours=hours) for hours in (1, 2, 4, 8, 16, 24))
 #: So long before the list forgets a conversation, one that is still pending is worth an alert.
 _ALERT = timedelta(days=2)
+_TIMES = ("date", "first_seen", "changed_at", "read_at", "landed_as", "failed_at")
 
 
 class State(StrEnum):
-    """How far a conversation has come. COMPLETE, NO_TRANSCRIPT and GONE are read again only if the list changes."""
+    """How far a conversation has come.
+
+    NEW was listed and not read, PENDING has no transcript yet. COMPLETE and NO_TRANSCRIPT are read again only if the
+    list changes, GONE only if it is listed again, ERASED never.
+    """
 
     NEW = "new"
     PENDING = "pending"
     COMPLETE = "complete"
     NO_TRANSCRIPT = "no_transcript"
     GONE = "gone"
+    ERASED = "erased"
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
     """One row of the list.
 
-    :param date: UTC, when it took place.
+    :param date: UTC, when it took place; None if it does not say.
     :param version: stands for all that the row says.
     """
 
     id: str
-    date: datetime
+    date: datetime | None
     version: str
 
 
@@ -43,109 +47,110 @@ class Listed:
 class Entry:
     """What is known of one conversation; times are UTC.
 
-    :param date: when it took place.
-    :param version: that of its row in the list when it was read last, or first seen.
+    :param date: when it took place, or was first seen if that is not known.
+    :param version: that of its row in the list.
     :param first_seen: when a list first showed it.
-    :param read_at: when it was read last.
+    :param changed_at: when something new became known of it: of two entries the later one counts.
+    :param read_at: when it was read last, None if it never was.
+    :param read_version: the version at that time, None if it is to be read anew.
     :param reads: how often it was read while its transcript was missing.
+    :param content: stands for what was landed last, None if nothing was.
+    :param failed_at: when reading it failed for a reason of its own, None if it has not since it was read.
+    :param landed_as: the end of the interval that has landed it: its rows count until a later one lands it again.
     """
 
     state: State
     date: datetime
     version: str
     first_seen: datetime
+    changed_at: datetime
     read_at: datetime | None = None
+    read_version: str | None = None
     reads: int = 0
-
-    @property
-    def changed_at(self) -> datetime:
-        return self.read_at or self.first_seen
-
-    def due_at(self) -> datetime:
-        """Return when a pending one is read again."""
-        return self.changed_at + _PAUSES[min(self.reads, len(_PAUSES)) - 1]
-
-    def to_json(self, conversation_id: str) -> dict[str, Any]:
-        fields = {
-            name: value.isoformat() if isinstance(value, datetime) else value for name, value in asdict(self).items()
-        }
-        return {"id": conversation_id, **fields}
+    content: str | None = None
+    landed_as: datetime | None = None
+    failed_at: datetime | None = None
 
     @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> tuple[str, Self]:
-        times = {
-            name: datetime.fromisoformat(row[name]) if row[name] else None for name in ("date", "first_seen", "read_at")
-        }
-        fields = {**row, **times, "state": State(row["state"])}
-        return str(fields.pop("id")), cls(**fields)
+    def seen(cls, before: Self | None, listed: Listed, now: datetime) -> Self:
+        """Return what is known once the list shows a conversation."""
+        date = listed.date or (before.date if before else now)
+        if before is None:
+            return cls(State.NEW, date, listed.version, first_seen=now, changed_at=now)
+        if before.state is State.GONE:
+            # What was landed of it last is its tombstone.
+            again = replace(before, state=State.NEW, read_version=None, reads=0, content=None)
+        elif before.state is State.ERASED or (before.version, before.date) == (listed.version, date):
+            return before
+        else:
+            again = before
+        return replace(again, date=date, version=listed.version, changed_at=again._after(now))
 
+    def was_read(self, now: datetime, *, complete: bool, content: str | None, give_up_after: timedelta) -> Self:
+        """Return what is known once a conversation was read.
 
-class Ledger:
-    """The entries by conversation id, and what this run has changed of them."""
-
-    def __init__(self) -> None:
-        self._entries: dict[str, Entry] = {}
-        self._changed: set[str] = set()
-
-    def load(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Take in what a run has committed; of two runs that knew a conversation, the later one counts."""
-        for row in rows:
-            conversation_id, entry = Entry.from_json(row)
-            known = self._entries.get(conversation_id)
-            if known is None or entry.changed_at >= known.changed_at:
-                self._entries[conversation_id] = entry
-
-    def get(self, conversation_id: str) -> Entry | None:
-        return self._entries.get(conversation_id)
-
-    def changes(self) -> Iterator[dict[str, Any]]:
-        """Yield what this run has changed, by id, in the form that :meth:`load` reads."""
-        for conversation_id in sorted(self._changed):
-            yield self._entries[conversation_id].to_json(conversation_id)
-
-    def see(self, listed: Listed, now: datetime) -> None:
-        """Take in that the list shows a conversation."""
-        if listed.id not in self._entries:
-            self._set(listed.id, Entry(State.NEW, listed.date, listed.version, first_seen=now))
-
-    def was_read(self, listed: Listed, now: datetime, *, has_transcript: bool, give_up_after: timedelta) -> Entry:
-        """Take in that a conversation was read, and return what is known of it then.
-
-        :param give_up_after: since it was first seen; then it counts as having no transcript.
+        :param give_up_after: since it was first seen; then one that is not complete counts as having no transcript.
         """
-        before = self._entries.get(listed.id)
-        first_seen = before.first_seen if before else now
-        if has_transcript:
+        if complete:
             state = State.COMPLETE
         else:
-            state = State.NO_TRANSCRIPT if now - first_seen >= give_up_after else State.PENDING
-        reads = (before.reads if before else 0) + (not has_transcript)
-        entry = Entry(state, listed.date, listed.version, first_seen, now, reads)
-        self._set(listed.id, entry)
-        return entry
-
-    def is_gone(self, conversation_id: str, now: datetime) -> None:
-        """Take in that a conversation has been deleted."""
-        self._set(conversation_id, replace(self._entries[conversation_id], state=State.GONE, read_at=now))
-
-    def missing(self, window: Window, listed_ids: set[str]) -> list[str]:
-        """Return what should have been listed in a window and was not: it may have been deleted."""
-        return sorted(
-            conversation_id
-            for conversation_id, entry in self._entries.items()
-            if entry.state is not State.GONE and window.covers(entry.date) and conversation_id not in listed_ids
+            state = State.NO_TRANSCRIPT if now - self.first_seen >= give_up_after else State.PENDING
+        return replace(
+            self,
+            state=state,
+            changed_at=self._after(now),
+            read_at=now,
+            read_version=self.version,
+            reads=self.reads + (not complete),
+            content=content,
+            failed_at=None,
         )
 
-    def about_to_be_lost(self, now: datetime) -> list[str]:
-        """Return the pending conversations that the list will soon forget."""
-        return sorted(
-            conversation_id
-            for conversation_id, entry in self._entries.items()
-            if entry.state in (State.NEW, State.PENDING)
-            and timedelta(0) <= now - entry.date - (LISTED - _ALERT) < _ALERT
-        )
+    def has_failed(self, now: datetime) -> Self:
+        """Return what is known once reading a conversation has failed for a reason of its own."""
+        return replace(self, changed_at=self._after(now), failed_at=now)
 
-    def _set(self, conversation_id: str, entry: Entry) -> None:
-        if self._entries.get(conversation_id) != entry:
-            self._entries[conversation_id] = entry
-            self._changed.add(conversation_id)
+    def is_gone(self, now: datetime) -> Self:
+        """Return what is known once a conversation has been deleted."""
+        return replace(self, state=State.GONE, changed_at=self._after(now), content=None)
+
+    def is_erased(self, now: datetime) -> Self:
+        """Return what is known once a conversation was erased from the lake: it must not come back."""
+        return replace(self, state=State.ERASED, changed_at=self._after(now), content=None)
+
+    def _after(self, now: datetime) -> datetime:
+        """Return when it changes: later than before, whatever the clocks say."""
+        return max(now, self.changed_at + timedelta(microseconds=1))
+
+    @property
+    def due_at(self) -> datetime:
+        """When one that was read without a transcript is read again."""
+        return (self.read_at or self.first_seen) + _PAUSES[min(max(self.reads, 1), len(_PAUSES)) - 1]
+
+    def is_about_to_be_lost(self, now: datetime, forgotten_after: timedelta) -> bool:
+        """Tell whether it still waits for its transcript and the list will soon forget it."""
+        waits = self.state in (State.NEW, State.PENDING)
+        return waits and timedelta(0) <= now - self.date - (forgotten_after - _ALERT) < _ALERT
+
+    def to_json(self) -> dict[str, Any]:
+        # Not asdict(): it copies every time deeply.
+        shown = ((name, getattr(self, name)) for name in self.__slots__)
+        return {
+            name: value.isoformat() if isinstance(value, datetime) else value
+            for name, value in shown
+            if value is not None
+        }
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Self:
+        """Read what :meth:`to_json` wrote.
+
+        :raises ValueError: it is something else.
+        """
+        try:
+            times = {name: datetime.fromisoformat(row[name]) for name in _TIMES if name in row}
+            if any(moment.tzinfo is None for moment in times.values()):
+                raise ValueError("no entry of a ledger")
+            return cls(**{**row, **times, "state": State(row["state"])})
+        except (TypeError, KeyError):
+            raise ValueError("no entry of a ledger") from None

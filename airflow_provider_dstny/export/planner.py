@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import IntEnum
+from typing import NamedTuple
 
-from airflow_provider_dstny.export.ledger import Ledger, Listed, State
-from airflow_provider_dstny.export.windows import Interval
+from airflow_provider_dstny.export.ledger import Entry, State
+
+#: So long after a conversation its webhook delivery is waited for; then it is read without.
+_DELIVERY_AWAITED = timedelta(days=3)
 
 
 class Reason(IntEnum):
@@ -18,77 +20,106 @@ class Reason(IntEnum):
     NEW = 0
     PENDING = 1
     CHANGED = 2
-    BACKFILL = 3
+    MISSING = 3
+    BACKFILL = 4
+    FAILED = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One conversation to read."""
+class Task(NamedTuple):
+    """One conversation to read. Tasks sort by urgency, and the older first of those that are alike.
 
-    listed: Listed
+    :param counts: it counts against the daily quota, because nobody has read it today.
+    """
+
     reason: Reason
+    date: datetime
+    id: str
+    counts: bool
+
+
+class Day(NamedTuple):
+    """What a day is spent on."""
+
+    conversations: int
+    requests: int
+    minutes: float
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to read, and what is left for want of quota.
-
-    :param counted: how many of those to read count against the quota, because nobody has read them today.
-    """
+    """What to read, and what is left for want of quota."""
 
     to_read: Sequence[Task]
     left: Sequence[Task]
-    counted: int
-    requests_per_minute: float | None
 
     @property
-    def minutes(self) -> float:
-        """How long the requests take at the allowed pace, 0 where none is known."""
-        return len(self.to_read) / self.requests_per_minute if self.requests_per_minute else 0.0
+    def counted(self) -> int:
+        """How many of those to read count against the quota."""
+        return sum(task.counts for task in self.to_read)
 
-    def days_left(self, daily_quota: int) -> int:
-        """Return on how many more days the quota is needed for what is left."""
-        return math.ceil(len(self.left) / daily_quota) if daily_quota else 0
+    def days(self, *, daily_quota: int | None, requests_each: int, spacing: float) -> list[Day]:
+        """Return what today and the days after it would be spent on, lists not counted.
+
+        :param requests_each: requests for one conversation.
+        :param spacing: seconds from one request to the next.
+        """
+        sizes = [len(self.to_read)]
+        left = len(self.left)
+        while left > 0:
+            sizes.append(min(left, daily_quota or left))
+            left -= sizes[-1]
+        return [Day(size, size * requests_each, round(size * requests_each * spacing / 60, 1)) for size in sizes]
 
 
-def tasks_of(rows: Iterable[Listed], ledger: Ledger, interval: Interval, now: datetime) -> list[Task]:
-    """Return what of the list is to be read, the most urgent first, the oldest first of those that are alike."""
-    tasks = [Task(row, reason) for row in rows if (reason := _reason(row, ledger, interval, now)) is not None]
-    return sorted(tasks, key=lambda task: (task.reason, task.listed.date, task.listed.id))
-
-
-def plan(
-    tasks: Sequence[Task],
+def reason_of(
+    conversation_id: str,
+    entry: Entry,
     *,
-    quota_left: int | None,
-    read_today: frozenset[str] | set[str],
-    requests_per_minute: float | None,
-) -> Plan:
+    recent: datetime,
+    now: datetime,
+    completed: Mapping[str, datetime] | None,
+) -> Reason | None:
+    """Return why a conversation is to be read now, None if it is not.
+
+    One that could not be read the last time comes last, so that it does not keep others waiting.
+
+    :param recent: UTC, since when conversations are new; what took place before is backfill.
+    :param completed: when conversations were told to be complete, UTC; None if that is not told of any.
+    """
+    reason = _reason(conversation_id, entry, recent, now, completed)
+    return Reason.FAILED if reason is not None and entry.failed_at is not None else reason
+
+
+def _reason(
+    conversation_id: str, entry: Entry, recent: datetime, now: datetime, completed: Mapping[str, datetime] | None
+) -> Reason | None:
+    if entry.state in (State.GONE, State.ERASED):
+        return None
+    completed_at = (completed or {}).get(conversation_id)
+    if entry.read_version is None:
+        if completed is not None and completed_at is None and now - entry.date < _DELIVERY_AWAITED:
+            return None
+        return Reason.NEW if entry.date >= recent else Reason.BACKFILL
+    if entry.version != entry.read_version:
+        return Reason.CHANGED
+    if entry.state is State.COMPLETE or entry.read_at is None:
+        return None
+    told_since = completed_at is not None and completed_at > entry.read_at
+    return Reason.PENDING if told_since or (entry.state is State.PENDING and entry.due_at <= now) else None
+
+
+def plan(tasks: Iterable[Task], *, quota_left: int | None) -> Plan:
     """Fit tasks into what is left of the daily quota; what counts nothing more always fits.
 
     :param quota_left: conversations that may still be read today, the reserve taken off; None without a quota.
-    :param read_today: what was read today already, which counts once.
     """
     to_read: list[Task] = []
     left: list[Task] = []
     counted = 0
-    for task in tasks:
-        if task.listed.id in read_today:
-            to_read.append(task)
-        elif quota_left is None or counted < quota_left:
-            counted += 1
+    for task in sorted(tasks):
+        if not task.counts or quota_left is None or counted < quota_left:
+            counted += task.counts
             to_read.append(task)
         else:
             left.append(task)
-    return Plan(to_read, left, counted, requests_per_minute)
-
-
-def _reason(row: Listed, ledger: Ledger, interval: Interval, now: datetime) -> Reason | None:
-    entry = ledger.get(row.id)
-    if entry is None or entry.state is State.NEW:
-        return Reason.NEW if row.date >= interval.start else Reason.BACKFILL
-    if entry.version != row.version or entry.state is State.GONE:
-        return Reason.CHANGED
-    if entry.state is State.PENDING and entry.due_at() <= now:
-        return Reason.PENDING
-    return None
+    return Plan(to_read, left)

@@ -7,23 +7,13 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self, TypeAlias
 
 from airflow_provider_dstny.api.errors import DstnyValidationError
-from airflow_provider_dstny.export.tables import (
-    CONVERSATIONS,
-    DEPARTMENTS,
-    INSIGHTS,
-    PARTICIPANTS,
-    TEAM_MEMBERS,
-    TEAMS,
-    TRANSCRIPT_SEGMENTS,
-    USERS,
-    Path,
-    Table,
-    json_text,
-)
+from airflow_provider_dstny.export.dstny_rest_tables import TRANSCRIPT_SEGMENTS
+from airflow_provider_dstny.export.layout import LAYOUTS, Layout
+from airflow_provider_dstny.export.tables import Path, Table, json_text
 
 #: Stands for any number of names, none included.
 _ANY_DEPTH = "**"
@@ -37,13 +27,18 @@ _SHORTEST_SALT = 16
 #: A rule, or what is left of it on the way down; the flag says whether the field is dropped or hashed.
 _Rule: TypeAlias = tuple[Path, bool]
 
-#: Under which names the API shows the same thing.
-_SAME_PLACES: tuple[frozenset[Path], ...] = (
-    frozenset({("user",), ("users",), ("teams", "members")}),
-    frozenset({("department",), ("departments",)}),
-)
 _NAMES = ("name", "full_name")
-_PEOPLE: frozenset[Path] = _SAME_PLACES[0] | {("participants",)}
+#: Of a person, what a field says that another says, too, or says in part.
+_TOLD_BY: Mapping[str, tuple[str, ...]] = {
+    "name": ("full_name", "first_name", "last_name"),
+    "full_name": ("name", "first_name", "last_name"),
+    "first_name": _NAMES,
+    "last_name": _NAMES,
+    "email": ("username", "email_aliases"),
+    "username": ("email", "email_aliases"),
+    "mobile_number": ("phone_number",),
+    "phone_number": ("mobile_number",),
+}
 
 
 def _sources(table: Table, column_name: str) -> set[str]:
@@ -55,45 +50,27 @@ _SPEAKERS = frozenset(_sources(TRANSCRIPT_SEGMENTS, "speaker") - {"role"})
 _SPEAKER_PATHS = frozenset(("transcript", _ANY_DEPTH, speaker) for speaker in _SPEAKERS)
 _TEXTS = frozenset(_sources(TRANSCRIPT_SEGMENTS, "text"))
 
-_DOCUMENTED: frozenset[Path] = frozenset(
-    (*place, *path)
-    for place, table in (
-        ((), CONVERSATIONS),
-        (("participants",), PARTICIPANTS),
-        (("insights",), INSIGHTS),
-        (("users",), USERS),
-        (("teams",), TEAMS),
-        (("teams", "members"), TEAM_MEMBERS),
-        (("departments",), DEPARTMENTS),
-        *(
-            (("transcript", *shape), TRANSCRIPT_SEGMENTS)
-            for shape in ((), ("segments",), ("sentences",), ("messages",))
-        ),
-    )
-    for column in table.fields
-    for path in column.sources
-)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Redaction:
-    """Rules for answers of the REST API v1. They hold for the raw answer, and so for every table made of it.
+    """Rules for the answers of an API. They hold for the raw answer, and so for every table made of it.
 
     A path names a field as the API does, case-sensitive: ``summary``, ``participants.email``. Lists on the way need no
     sign of their own, and ``**`` stands for any depth: ``**.email``. What is the same is redacted wherever the API
-    shows it: a rule for ``user.email`` holds for ``users.email`` and ``teams.members.email`` too, one for ``name`` for
-    ``full_name``, and one that takes the names of users or participants takes those of all speakers of the transcript
-    as well. A bare value in place of an object that a rule leads into is taken, too. In what people say and write,
-    they are still named: see ``drop_text``.
+    shows it: a rule for ``user.email`` of the REST API v1 holds for ``users.email`` and ``teams.members.email`` too,
+    one for ``name`` for ``full_name``, and one that takes the names of users or participants takes those of all
+    speakers of the transcript as well. A bare value in place of an object that a rule leads into is taken, too. In
+    what people say and write, they are still named: see ``drop_text``.
 
     :param drop: paths of fields to leave out. The id of a conversation cannot be left out, only hashed.
     :param hash: paths of fields to replace by their HMAC-SHA256 (hex), so that the same value still has the same hash
         everywhere. Of a list each item is hashed, of an object its JSON; null stays null. ``drop`` wins.
     :param salt: the key of the hashes, at least 16 characters; who knows it can check guesses.
     :param drop_text: leave out all that people said or wrote: the transcript whatever its form, title, summary, texts
-        of insights, and every field that is not documented or not of the documented type, since it may hold text.
+        of insights, and every field that has no column or does not fit it, since it may hold text.
     :param apply: called with a copy of each conversation before the other rules; returns what to keep of it, or None
         to leave the conversation out.
+    :param layout: of the API whose answers are redacted, the REST API v1 if nothing else is said.
     :raises DstnyValidationError: an argument is wrong, which is named; the salt is never shown.
     """
 
@@ -102,11 +79,15 @@ class Redaction:
     salt: str | None = field(default=None, repr=False)
     drop_text: bool = False
     apply: Callable[[dict[str, Any]], dict[str, Any] | None] | None = field(default=None, repr=False)
+    layout: Layout = field(default=LAYOUTS["dstny_rest"], repr=False)
     _rules: tuple[_Rule, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        paths = {name: _parsed(name, getattr(self, name)) for name in ("drop", "hash")}
-        if any(_reaches(path, ("id",)) for path in paths["drop"]):
+        paths = {
+            name: {one for path in _parsed(name, getattr(self, name)) for one in _alike(path, self.layout)}
+            for name in ("drop", "hash")
+        }
+        if any(_reaches(path, place) for path in paths["drop"] for place in self.layout.id_column.sources):
             raise _wrong("drop", "must not take the id of a conversation, by which rows are told apart: hash it")
         if paths["hash"] and self.salt is None:
             raise _wrong("salt", "is missing, which hash needs")
@@ -116,35 +97,52 @@ class Redaction:
             raise _wrong("drop_text", f"must be True or False, not {self.drop_text!r}")
         if self.apply is not None and not callable(self.apply):
             raise _wrong("apply", f"must be callable, not {type(self.apply).__name__}")
-        rules = {(one, name == "drop") for name in paths for path in paths[name] for one in _alike(path)}
+        rules = {(path, name == "drop") for name in paths for path in paths[name]}
         object.__setattr__(self, "drop", tuple(self.drop))
         object.__setattr__(self, "hash", tuple(self.hash))
         object.__setattr__(self, "_rules", tuple(sorted(rules)))
 
     @classmethod
-    def parse(cls, arguments: Self | Mapping[str, Any] | None) -> Self:
+    def parse(cls, arguments: Self | Mapping[str, Any] | None, layout: Layout | None = None) -> Self:
         """Read the arguments of a redaction from a mapping; None is one that takes nothing.
 
+        :param layout: of the API whose answers are redacted; None keeps the one that a redaction has.
         :raises DstnyValidationError: an argument is wrong or not known.
         """
         if isinstance(arguments, cls):
-            return arguments
+            return arguments if layout in (None, arguments.layout) else replace(arguments, layout=layout)
         if arguments is not None and not isinstance(arguments, Mapping):
             raise DstnyValidationError(None, f"redaction must be a mapping, not {type(arguments).__name__}.")
-        known = [one.name for one in fields(cls) if one.init]
+        known = [one.name for one in fields(cls) if one.init and one.name != "layout"]
         for name in arguments or ():
             if name not in known:
                 raise DstnyValidationError(None, f"redaction has no {str(name)[:40]!r}, only {', '.join(known)}.")
-        return cls(**(arguments or {}))
+        return cls(**(arguments or {}), layout=layout or LAYOUTS["dstny_rest"])
+
+    @property
+    def digest(self) -> str:
+        """What stands for the rules: what was landed under others has another."""
+        key = hmac.new(b"airflow-provider-dstny", (self.salt or "").encode("utf-8", "surrogatepass"), "sha256")
+        applied = f"{self.apply.__module__}.{getattr(self.apply, '__qualname__', '')}" if self.apply else None
+        rules = [sorted(self.drop), sorted(self.hash), key.hexdigest() if self.hash else None, self.drop_text, applied]
+        return hmac.new(b"rules", json_text(rules).encode(), "sha256").hexdigest()[:16]
+
+    @property
+    def can_be_repeated(self) -> bool:
+        """Tell whether what was redacted can be redacted again without harm."""
+        return not self.hash and self.apply is None
 
     @property
     def undocumented(self) -> tuple[str, ...]:
         """The paths that lead to no documented field: perhaps typing errors, which would redact nothing."""
-        paths = {text: tuple(text.split(".")) for text in (*self.drop, *self.hash)}
-        return tuple(text for text, path in paths.items() if not any(_reaches(path, known) for known in _DOCUMENTED))
+        return tuple(text for text in (*self.drop, *self.hash) if not self._is_documented(tuple(text.split("."))))
+
+    def _is_documented(self, path: Path) -> bool:
+        # What is inside a documented field may be up to the user.
+        return any(_reaches(path, known) or _reaches(known, path) for known in self.layout.documented)
 
     def redact_conversation(self, body: dict[str, Any]) -> dict[str, Any] | None:
-        """Return what may be written of the answer of *Get conversation*, None for nothing. The answer stays as it is.
+        """Return what may be written of the answer about a conversation, None for nothing. The answer stays as it is.
 
         :raises DstnyValidationError: ``apply`` returned neither None nor an object that JSON can hold.
         """
@@ -155,14 +153,16 @@ class Redaction:
                 return None
             kept = _checked(answer)
         if self.drop_text:
-            kept = _without_text(kept)
+            kept = self.layout.without_text(kept)
         return self._rewritten(kept, self._rules)
 
     def redact(self, body: dict[str, Any]) -> dict[str, Any]:
         """Return another answer, by the paths alone: a list of the directory, or what is known of a deletion."""
         return self._rewritten(_object(body), self._rules)
 
-    def _rewritten(self, item: dict[str, Any], rules: Iterable[_Rule]) -> dict[str, Any]:
+    def _rewritten(self, item: dict[str, Any], rules: Sequence[_Rule]) -> dict[str, Any]:
+        if not rules:
+            return item
         kept = {}
         for name, value in item.items():
             below = list(_below(rules, name))
@@ -171,11 +171,11 @@ class Redaction:
                 kept[name] = self._hashed(value) if met else self._inside(value, below)
         return kept
 
-    def _inside(self, value: Any, rules: list[_Rule]) -> Any:
+    def _inside(self, value: Any, rules: Sequence[_Rule]) -> Any:
         if isinstance(value, list):
             return [self._inside(item, rules) for item in value]
         if isinstance(value, dict):
-            return self._rewritten(value, rules) if rules else value
+            return self._rewritten(value, rules)
         # A bare value where a rule expects an object may be the very thing that the rule is about.
         meant = [dropped for path, dropped in rules if path[0] != _ANY_DEPTH]
         return None if any(meant) else self._hashed(value) if meant else value
@@ -212,22 +212,33 @@ def _reaches(path: Path, target: Path) -> bool:
     return False
 
 
-def _alike(path: Path) -> set[Path]:
+def _names(path: Path, target: Path) -> bool:
+    """Tell whether a path leads to a field itself."""
+    return _reaches(path, target) and not _reaches(path, target[:-1])
+
+
+def _alike(path: Path, layout: Layout) -> set[Path]:
     """Return the paths to the same thing under all names of the API."""
-    alike = {path}
-    for places in _SAME_PLACES:
-        inside = {path[len(place) :] for place in places if path[: len(place)] == place and path != place}
+    alike = _with_same_fields({path}, layout)
+    for places in layout.same_places:
+        inside = {one[len(place) :] for one in alike for place in places if one[: len(place)] == place and one != place}
         alike |= {(*place, *rest) for place in places for rest in inside}
-    alike |= {(*one[:-1], name) for one in alike if _names_a_person(one) for name in _NAMES}
+    alike |= {(*one[:-1], name) for one in alike if _is_of_a_person(one, layout) for name in _TOLD_BY.get(one[-1], ())}
+    alike = _with_same_fields(alike, layout)
     if path[0] in ("transcript", _ANY_DEPTH) and path[-1] in _SPEAKERS:
         alike |= _SPEAKER_PATHS
-    if any(_reaches(one, (place, name)) for one in alike for place in ("user", "participants") for name in _NAMES):
+    if any(_reaches(one, (*place, name)) for one in alike for place in layout.speaking for name in _NAMES):
         alike |= _SPEAKER_PATHS
     return alike
 
 
-def _names_a_person(path: Path) -> bool:
-    return path[-1] in _NAMES and any(_reaches(path, (*place, path[-1])) for place in _PEOPLE)
+def _with_same_fields(paths: set[Path], layout: Layout) -> set[Path]:
+    same = (group for group in layout.same_fields if any(_names(path, one) for path in paths for one in group))
+    return paths.union(*same)
+
+
+def _is_of_a_person(path: Path, layout: Layout) -> bool:
+    return any(_reaches(path, (*place, path[-1])) for place in layout.people)
 
 
 def _parsed(argument: str, values: Any) -> list[Path]:
@@ -270,27 +281,6 @@ def _checked(answer: Any) -> dict[str, Any]:
         return _object(json.loads(json.dumps(answer)))
     # Raised here, because those errors may show values.
     raise _wrong("apply", "returned something that JSON cannot hold")
-
-
-def _without_text(body: dict[str, Any]) -> dict[str, Any]:
-    kept = _wordless(CONVERSATIONS, body)
-    for name, table in (("participants", PARTICIPANTS), ("insights", INSIGHTS)):
-        if isinstance(items := body.get(name), list):
-            kept[name] = [_wordless(table, item) for item in items]
-    return kept
-
-
-def _wordless(table: Table, item: Any) -> dict[str, Any]:
-    """Return the fields that have a column which fits them, and hold nothing that people said or wrote."""
-    kept: dict[str, Any] = {}
-    for column in (one for one in table.fields if not one.said):
-        for path, value in column.found(item):
-            if column.type.read(value) is not None:
-                place = kept
-                for name in path[:-1]:
-                    place = place.setdefault(name, {})
-                place[path[-1]] = value
-    return kept
 
 
 def _wrong(argument: str, reason: str) -> DstnyValidationError:

@@ -1,31 +1,24 @@
-"""The tables of an export: their columns, and how answers of the REST API v1 become their rows. Pure: no I/O.
+"""The tables of an export: what a column, a table and a row are. Pure: no I/O.
 
-``conversations``, ``participants``, ``transcript_segments`` and ``insights`` come of conversations; ``users``,
-``teams``, ``team_members`` and ``departments`` are the directory as it stood. What the API says beyond the columns is
-kept in ``extra``, and so is what does not fit the type of its column: no answer breaks a row.
+What an API says beyond the columns is kept in ``extra``, and so is what does not fit the type of its column: no answer
+breaks a row.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
-from enum import Enum
+from enum import StrEnum
+from functools import lru_cache
 from importlib import import_module
 from math import isfinite
 from typing import Any, TypeAlias
 
 from airflow_provider_dstny.api.errors import DstnyValidationError
 from airflow_provider_dstny.api.models.base import listed
-from airflow_provider_dstny.api.models.transcripts import (
-    END_KEYS,
-    SPEAKER_KEYS,
-    START_KEYS,
-    TEXT_KEYS,
-    Transcript,
-)
 from airflow_provider_dstny.api.times import aware_time, iso_time, utc_time
 
 #: Values by column, in the order of the columns; times are datetimes in UTC.
@@ -39,7 +32,7 @@ _HASH_LENGTH = 32
 _LARGEST_INTEGER = 2**53
 
 
-class Type(Enum):
+class Type(StrEnum):
     """What a column holds. ``TEXT`` is stripped, and never blank; ``TIME`` is UTC, in microseconds."""
 
     TEXT = "text"
@@ -68,8 +61,9 @@ class Column:
 
     def found(self, item: Any) -> Iterator[tuple[Path, Any]]:
         """Yield the places of an item that have something for this column, whether it fits or not."""
-        for path in self.sources:
-            value = item
+        for path in self.sources if isinstance(item, dict) else ():
+            # Most are not there at all.
+            value = item if path[0] in item else None
             for name in path:
                 value = value.get(name) if isinstance(value, dict) else None
             if value is not None:
@@ -136,10 +130,18 @@ class Table:
 
         :param known: values of columns that the item does not tell, as the columns hold them.
         """
-        shown = {
-            column.name: known[column.name] if column.name in known else column.read(item) for column in self.fields
-        }
-        content = {**shown, "extra": self._extra(item, shown)}
+        shown: Row = {}
+        taken: set[Path] = set()
+        for column in self.fields:
+            shown[column.name] = known.get(column.name)
+            for path, value in column.found(item):
+                fitting = column.type.read(value)
+                if fitting is not None and shown[column.name] is None and column.name not in known:
+                    shown[column.name] = fitting
+                # Of two fields that may fill a column, the one that did not stays, unless it says the same.
+                if value == "" or (fitting is not None and fitting == shown[column.name]):
+                    taken.add(path)
+        content = {**shown, "extra": _extra(item, taken)}
         return {
             **content,
             "_dstny_synced_at": stamp.synced_at,
@@ -148,34 +150,52 @@ class Table:
             "_dstny_hash": hashlib.sha256(json_text(content).encode()).hexdigest()[:_HASH_LENGTH],
         }
 
-    def _extra(self, item: Any, shown: Mapping[str, Any]) -> str | None:
-        """Return what the columns do not show, as JSON; None if they show everything."""
-        left = _without(item, self._taken(item, shown)) if isinstance(item, dict) else item
-        try:
-            return json_text(left, sort_keys=True) if left not in (None, {}) else None
-        except RecursionError:
-            # Nobody nests like this but to break something.
-            return None
-
-    def _taken(self, item: dict[str, Any], shown: Mapping[str, Any]) -> set[Path]:
-        # Of two fields that may fill a column, the one that did not stays, unless it says the same.
-        return {
-            path
-            for column in self.fields
-            for path, value in column.found(item)
-            if value == "" or ((fitting := column.type.read(value)) is not None and fitting == shown[column.name])
-        }
+    def without_text(self, item: Any) -> dict[str, Any]:
+        """Return the fields of an item that fit a column, and hold nothing that people said or wrote."""
+        kept: dict[str, Any] = {}
+        for column in (one for one in self.fields if not one.said):
+            for path, value in column.found(item):
+                if column.type.read(value) is not None:
+                    place = kept
+                    for name in path[:-1]:
+                        place = place.setdefault(name, {})
+                    place[path[-1]] = value
+        return kept
 
 
-def _column(name: str, type_: Type, *sources: str, said: bool = False) -> Column:
+def column(name: str, type_: Type, *sources: str, said: bool = False) -> Column:
     """Return a column; ``sources`` are dotted, and its own name if there are none."""
     return Column(name, type_, tuple(tuple(source.split(".")) for source in sources or (name,)), said)
 
 
-_CONVERSATION_ID = Column("conversation_id", Type.TEXT)
+CONVERSATION_ID = Column("conversation_id", Type.TEXT)
 # Not called date: that is the name of the partitions, and readers of both would see only one.
-_OCCURRED_AT = Column("occurred_at", Type.TIME)
-_POSITION = Column("position", Type.INTEGER)
+OCCURRED_AT = Column("occurred_at", Type.TIME)
+POSITION = Column("position", Type.INTEGER)
+DELETED = Column("deleted", Type.BOOLEAN)
+
+
+def part_table(name: str, *fields: Column) -> Table:
+    """Return a table of what a conversation has in order; its rows are what :func:`part_rows` makes."""
+    return Table(name, (CONVERSATION_ID.name, POSITION.name), (CONVERSATION_ID, OCCURRED_AT, POSITION, *fields))
+
+
+def part_rows(table: Table, items: Iterable[Any], conversation: Row, stamp: Stamp) -> list[Row]:
+    """Return the rows of the items of a conversation; positions count from 0.
+
+    :param conversation: its row of ``conversations``.
+    """
+    ids = {one.name: conversation[one.name] for one in (CONVERSATION_ID, OCCURRED_AT)}
+    return [table.row(item, stamp, **ids, position=position) for position, item in enumerate(items)]
+
+
+def fields_of(*places: tuple[Path, Table]) -> frozenset[Path]:
+    """Return where an answer may have something for the columns of tables.
+
+    :param places: where the answer has the items of a table, and the table.
+    """
+    return frozenset((*place, *path) for place, table in places for column in table.fields for path in column.sources)
+
 
 _LAST_COLUMNS = (
     Column("extra", Type.TEXT),
@@ -185,199 +205,22 @@ _LAST_COLUMNS = (
     Column("_dstny_hash", Type.TEXT),
 )
 
-CONVERSATIONS = Table(
-    "conversations",
-    ("conversation_id",),
-    (
-        _column("conversation_id", Type.TEXT, "id"),
-        _column("occurred_at", Type.TIME, "date"),
-        _column("title", Type.TEXT, said=True),
-        _column("company", Type.TEXT),
-        _column("duration_seconds", Type.NUMBER, "duration"),
-        _column("medium", Type.TEXT),
-        _column("sentiment", Type.TEXT),
-        _column("conversation_type", Type.TEXT),
-        _column("summary", Type.TEXT, said=True),
-        _column("department_id", Type.TEXT, "department.id"),
-        _column("department_name", Type.TEXT, "department.name"),
-        _column("user_id", Type.TEXT, "user.id"),
-        _column("user_name", Type.TEXT, "user.name", "user.full_name"),
-        _column("user_email", Type.TEXT, "user.email"),
-        Column("transcript_shape", Type.TEXT),
-        Column("deleted", Type.BOOLEAN),
-    ),
-)
-PARTICIPANTS = Table(
-    "participants",
-    ("conversation_id", "position"),
-    (
-        _CONVERSATION_ID,
-        _OCCURRED_AT,
-        _POSITION,
-        _column("name", Type.TEXT, "name", "full_name"),
-        _column("email", Type.TEXT),
-        _column("role", Type.TEXT),
-    ),
-)
-TRANSCRIPT_SEGMENTS = Table(
-    "transcript_segments",
-    ("conversation_id", "position"),
-    (
-        _CONVERSATION_ID,
-        _OCCURRED_AT,
-        _POSITION,
-        _column("speaker", Type.TEXT, *SPEAKER_KEYS),
-        _column("text", Type.TEXT, *TEXT_KEYS, "message", said=True),
-        _column("start_seconds", Type.NUMBER, *START_KEYS),
-        _column("end_seconds", Type.NUMBER, *END_KEYS),
-    ),
-)
-INSIGHTS = Table(
-    "insights",
-    ("conversation_id", "position"),
-    (
-        _CONVERSATION_ID,
-        _OCCURRED_AT,
-        _POSITION,
-        _column("insight_id", Type.TEXT, "id"),
-        _column("insight_type", Type.TEXT),
-        _column("insight_text", Type.TEXT, said=True),
-        _column("kpi_slug", Type.TEXT),
-        _column("kpi_label", Type.TEXT),
-        _column("impact", Type.TEXT),
-        _column("start_seconds", Type.NUMBER, "start_time_seconds"),
-        _column("end_seconds", Type.NUMBER, "end_time_seconds"),
-        _column("message_index", Type.INTEGER),
-    ),
-)
-USERS = Table(
-    "users",
-    ("user_id",),
-    (
-        _column("user_id", Type.TEXT, "id"),
-        _column("full_name", Type.TEXT, "full_name", "name"),
-        _column("email", Type.TEXT),
-        _column("role", Type.TEXT),
-        _column("team_id", Type.TEXT),
-        _column("team_name", Type.TEXT),
-    ),
-)
-TEAMS = Table(
-    "teams",
-    ("team_id",),
-    (_column("team_id", Type.TEXT, "id"), _column("name", Type.TEXT), _column("created_at", Type.TIME)),
-)
-TEAM_MEMBERS = Table(
-    "team_members",
-    ("team_id", "user_id"),
-    (
-        Column("team_id", Type.TEXT),
-        _column("user_id", Type.TEXT, "id"),
-        _column("full_name", Type.TEXT, "full_name", "name"),
-        _column("email", Type.TEXT),
-    ),
-)
-DEPARTMENTS = Table(
-    "departments",
-    ("department_id",),
-    (
-        _column("department_id", Type.TEXT, "id"),
-        _column("name", Type.TEXT),
-        _column("slug", Type.TEXT),
-        _column("enabled", Type.BOOLEAN),
-        _column("display_name", Type.TEXT),
-    ),
-)
-
-#: The tables of conversations, one file for an interval and a day on which conversations took place.
-CONVERSATION_TABLES = (CONVERSATIONS, PARTICIPANTS, TRANSCRIPT_SEGMENTS, INSIGHTS)
-#: The tables of the directory, one file a day.
-DIRECTORY_TABLES = (USERS, TEAMS, TEAM_MEMBERS, DEPARTMENTS)
-#: Every table by its name.
-TABLES: Mapping[str, Table] = {table.name: table for table in (*CONVERSATION_TABLES, *DIRECTORY_TABLES)}
-
-
-def conversation_rows(body: Any, stamp: Stamp) -> dict[str, list[Row]]:
-    """Return the rows of one conversation by table, every table of :data:`CONVERSATION_TABLES` included.
-
-    Positions count from 0. ``transcript_shape`` is the shape in which the transcript came, ``empty`` for one without
-    text, ``unknown``, or null when the answer has none at all.
-
-    :param body: the answer of *Get conversation* as it came, with the transcript and the insights it was asked for.
-    """
-    told, lists = _lists_apart(body, "participants", "insights")
-    transcript = None
-    if isinstance(told, dict):
-        transcript = _read_transcript(told["transcript"]) if "transcript" in told else None
-        # The server's clock is not content: with it, no row would ever be unchanged.
-        told = {name: value for name, value in told.items() if name not in ("transcript", "_meta")}
-    shape = transcript.source_shape.partition(":")[0] if transcript is not None else None
-    conversation = CONVERSATIONS.row(told, stamp, transcript_shape=shape, deleted=False)
-    ids = {name: conversation[name] for name in ("conversation_id", "occurred_at")}
-    segments = transcript.segments if transcript is not None else []
-    return {
-        CONVERSATIONS.name: [conversation],
-        PARTICIPANTS.name: [
-            PARTICIPANTS.row(item, stamp, **ids, position=position)
-            for position, item in enumerate(lists["participants"])
-        ],
-        TRANSCRIPT_SEGMENTS.name: [
-            TRANSCRIPT_SEGMENTS.row(
-                segment.raw,
-                stamp,
-                **ids,
-                position=segment.index,
-                speaker=_text(segment.speaker),
-                text=_text(segment.text),
-                start_seconds=segment.start_seconds,
-                end_seconds=segment.end_seconds,
-            )
-            for segment in segments
-        ],
-        INSIGHTS.name: [
-            INSIGHTS.row(item, stamp, **ids, position=position) for position, item in enumerate(lists["insights"])
-        ],
-    }
-
-
-def tombstone(body: Any, stamp: Stamp) -> Row:
-    """Return the row of ``conversations`` that says of a conversation that it was deleted, and nothing else of it.
-
-    :param body: ``id`` and ``date`` as the API last said them.
-    """
-    told = {name: body.get(name) for name in ("id", "date")} if isinstance(body, dict) else None
-    return CONVERSATIONS.row(told, stamp, deleted=True)
-
-
-def directory_rows(body: Any, stamp: Stamp) -> dict[str, list[Row]]:
-    """Return the rows of *List users*, *List teams* or *List departments* by table.
-
-    A table is there only if the answer has its list, so that no list is not taken for an empty one.
-
-    :param body: ``{"users": […]}``, ``{"teams": […]}``, ``{"departments": […]}``, or all in one.
-    """
-    answer = body if isinstance(body, dict) else {}
-    rows = {
-        table.name: [table.row(item, stamp) for item in answer[table.name]]
-        for table in (USERS, DEPARTMENTS)
-        if isinstance(answer.get(table.name), list)
-    }
-    if isinstance(answer.get("teams"), list):
-        rows[TEAMS.name], rows[TEAM_MEMBERS.name] = [], []
-        for team in answer["teams"]:
-            told, lists = _lists_apart(team, "members")
-            row = TEAMS.row(told, stamp)
-            rows[TEAMS.name].append(row)
-            rows[TEAM_MEMBERS.name] += [
-                TEAM_MEMBERS.row(item, stamp, team_id=row["team_id"]) for item in lists["members"]
-            ]
-    return rows
-
 
 def day_of(row: Mapping[str, Any]) -> date | None:
     """Return the UTC day on which the conversation of a row took place, None if it is not known."""
     moment = row.get("occurred_at")
     return moment.date() if isinstance(moment, datetime) else None
+
+
+#: Rows repeat the time of their conversation, and all that of their run. All are UTC.
+_time_text = lru_cache(maxsize=64)(iso_time)
+#: Made once: json.dumps makes one for each call. By whether keys are sorted.
+_ENCODERS = {
+    sort_keys: json.JSONEncoder(
+        ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=sort_keys, default=_time_text
+    )
+    for sort_keys in (False, True)
+}
 
 
 def json_text(value: Any, *, sort_keys: bool = False) -> str:
@@ -388,15 +231,11 @@ def json_text(value: Any, *, sort_keys: bool = False) -> str:
     :raises RecursionError: it is nested deeper than Python can follow.
     """
 
-    def dumped(value: Any) -> str:
-        return json.dumps(
-            value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=sort_keys, default=iso_time
-        )
-
+    encode = _ENCODERS[sort_keys].encode
     try:
-        text = dumped(value)
+        text = encode(value)
     except ValueError:
-        text = dumped(json.loads(json.dumps(value, default=iso_time), parse_constant=lambda _: None))
+        text = encode(json.loads(json.dumps(value, default=iso_time), parse_constant=lambda _: None))
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -413,12 +252,22 @@ def import_pyarrow() -> Any:
         ) from None
 
 
-def _lists_apart(item: Any, *names: str) -> tuple[Any, dict[str, list[Any]]]:
+def lists_apart(item: Any, *names: str) -> tuple[Any, dict[str, list[Any]]]:
     """Return an item without the lists that have tables of their own, and these lists; what is no list stays."""
     lists = {name: listed(item, name) for name in names}
     if not isinstance(item, dict):
         return item, lists
     return {name: value for name, value in item.items() if name not in names or not isinstance(value, list)}, lists
+
+
+def _extra(item: Any, taken: Collection[Path]) -> str | None:
+    """Return what the columns did not take, as JSON; None if they took everything."""
+    left = _without(item, taken) if isinstance(item, dict) else item
+    try:
+        return json_text(left, sort_keys=True) if left not in (None, {}) else None
+    except RecursionError:
+        # Nobody nests like this but to break something.
+        return None
 
 
 def _without(item: dict[str, Any], taken: Collection[Path]) -> dict[str, Any]:
@@ -434,19 +283,14 @@ def _without(item: dict[str, Any], taken: Collection[Path]) -> dict[str, Any]:
     return left
 
 
-def _read_transcript(body: Any) -> Transcript:
-    try:
-        # In the form of *Get transcript*, in which a text alone is a transcript, too.
-        return Transcript.from_answer("", {"transcript": body})
-    except RecursionError:
-        return Transcript(conversation_id="", source_shape="unknown")
-
-
 def _text(value: Any) -> str | None:
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         return None
-    # Half a surrogate pair is no character, and can be written neither as UTF-8 nor to Parquet.
-    return str(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace").strip() or None
+    text = str(value)
+    if not text.isascii():
+        # Half a surrogate pair is no character, and can be written neither as UTF-8 nor to Parquet.
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text.strip() or None
 
 
 def _number(value: Any) -> float | None:

@@ -21,17 +21,21 @@ def get_client_hook(conn_id: str, allowed: Sequence[str] = ()) -> DstnyBaseHook[
     """
     from airflow_provider_dstny.hooks.base import DstnyBaseHook
 
-    return _hook_of(conn_id, DstnyBaseHook.get_connection(conn_id), allowed)
+    return hook_of(conn_id, DstnyBaseHook.get_connection(conn_id), allowed)
 
 
 async def aget_client_hook(conn_id: str) -> DstnyBaseHook[Any]:
     """Do what :func:`get_client_hook` does without blocking the event loop."""
     from airflow_provider_dstny.hooks.base import aget_connection
 
-    return _hook_of(conn_id, await aget_connection(conn_id), ())
+    return hook_of(conn_id, await aget_connection(conn_id))
 
 
-def _hook_of(conn_id: str, connection: Connection, allowed: Sequence[str]) -> DstnyBaseHook[Any]:
+def hook_of(conn_id: str, connection: Connection, allowed: Sequence[str] = ()) -> DstnyBaseHook[Any]:
+    """Return the hook of a connection that is resolved already.
+
+    :raises DstnyValidationError: its type is not one of those allowed; none means all.
+    """
     from airflow_provider_dstny.api.errors import DstnyValidationError
     from airflow_provider_dstny.provider_info import PROVIDER_INFO
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 ClientT = TypeVar("ClientT", bound="ApiClient")
 
+#: Extras that clients need not know.
+_NOT_OF_CLIENTS = {"app_url", "daily_conversation_quota", "webhook_secrets"}
 #: A person is waiting for the Test button.
 _TEST_OPTIONS = {"max_retries": 0, "timeout": 10.0}
 
@@ -37,6 +39,10 @@ def _json_object(value: Any) -> Any:
         return json.loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError):
         raise ValueError("must be a JSON object") from None
+
+
+def _texts(value: Any) -> Any:
+    return value.replace(",", " ").split() if isinstance(value, str) else value
 
 
 def _web_address(value: str) -> str:
@@ -57,6 +63,8 @@ class ConnectionExtra(BaseModel):
     paths: Annotated[dict[str, Any] | None, BeforeValidator(_json_object)] = None
     app_url: Annotated[str | None, AfterValidator(_web_address)] = None
     throttle_url: str | None = Field(default=None, repr=False)
+    daily_conversation_quota: int | None = Field(default=None, ge=1)
+    webhook_secrets: Annotated[list[str], BeforeValidator(_texts)] = Field(default_factory=list, repr=False)
 
     @classmethod
     def parse(cls, values: Any) -> ConnectionExtra:
@@ -75,7 +83,7 @@ class ConnectionExtra(BaseModel):
 
     def client_options(self) -> dict[str, Any]:
         """Return what was given, as keyword arguments of a client."""
-        return self.model_dump(include=set(type(self).model_fields) - {"app_url"}, exclude_none=True)
+        return self.model_dump(include=set(type(self).model_fields) - _NOT_OF_CLIENTS, exclude_none=True)
 
 
 def base_url_of(connection: Connection, default: str = "") -> str:
@@ -137,6 +145,8 @@ class DstnyBaseHook(BaseHook, Generic[ClientT]):
         # A function, because a kept connection would show its password when printed.
         self._new_client: Callable[[], ClientT] | None = None
         self._app_url = self.default_app_url
+        #: Conversations that the token may read a day, None if the connection does not say.
+        self.daily_conversation_quota: int | None = None
 
     def conversation_page(self, conversation_id: str | int | None = None) -> str:
         """Return where people open a conversation, or all of them; empty where that is not known."""
@@ -196,6 +206,7 @@ class DstnyBaseHook(BaseHook, Generic[ClientT]):
         if unknown := sorted(extra.model_extra or {}):
             self.log.warning("Connection %s has unknown extras, ignored: %s", self.dstny_conn_id, ", ".join(unknown))
         self._app_url = extra.app_url or self._app_url
+        self.daily_conversation_quota = extra.daily_conversation_quota
         options = {**extra.client_options(), **overrides}
         base_url = base_url_of(connection, self.default_base_url)
 

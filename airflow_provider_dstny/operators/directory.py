@@ -160,11 +160,12 @@ class DstnySyncDirectoryOperator(DstnyHookMixin, MaskedFieldsMixin, BaseOperator
             self._is_rendering = was_rendering
 
     def execute(self, context: Context) -> dict[str, Any]:
+        from airflow_provider_dstny.api.arguments import rendered_flag
         from airflow_provider_dstny.directory.apply import read_account
         from airflow_provider_dstny.directory.plan import plan
 
         with final_errors_fail(self):
-            dry_run, declared = _dry_run(self.dry_run), self._declared()
+            dry_run, declared = rendered_flag("dry_run", self.dry_run), self._declared()
             with self.hook.get_conn() as dstny:
                 account = read_account(dstny, declared)
                 planned = plan(declared, account)
@@ -291,13 +292,3 @@ def _unmasked(row: Any) -> Any:
     if isinstance(row, DeclaredRow):
         return row.fields
     return row.value if isinstance(row, Hidden) else row
-
-
-def _dry_run(value: Any) -> bool:
-    from airflow_provider_dstny.api.errors import DstnyValidationError
-
-    # A template renders to text.
-    text = str(value).strip().lower()
-    if text in {"true", "false"}:
-        return text == "true"
-    raise DstnyValidationError(None, f"dry_run must be True or False, not {value!r}.")

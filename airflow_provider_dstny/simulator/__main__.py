@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     option("--samples", type=int, default=40, help="complete conversations of v1 and tellcasey at the start")
     option("--fresh", type=int, default=5, help="conversations of v1 and tellcasey that complete after the start")
+    option("--dstny-samples", type=int, default=0, help="complete conversations of v2 at the start")
     order = parser.add_mutually_exclusive_group()
     order.add_argument(
         "--newest-first",
@@ -77,6 +78,15 @@ def _parser() -> argparse.ArgumentParser:
         help="the other order",
     )
     option("--inclusive-cursor", action="store_true", help="a page of v1 begins at its cursor instead of after it")
+    option(
+        "--no-webhooks",
+        action="store_false",
+        dest="webhooks",
+        default=argparse.SUPPRESS,
+        help="an account of v1 without deliveries to webhooks",
+    )
+    option("--webhook-url", help="where v1 sends webhooks of conversations that become complete")
+    option("--webhook-secret", default="simulator-webhook-secret", help="what they are signed with")
     option("--seed", type=int, default=0, help="of all that is random")
     return parser
 

@@ -15,8 +15,9 @@ from typing import Any
 from airflow_provider_dstny.simulator.books import Books
 from airflow_provider_dstny.simulator.contract import Call, ContractError
 from airflow_provider_dstny.simulator.dstny_agents import Agents
+from airflow_provider_dstny.simulator.dstny_calls import default_body, sample_moments
 from airflow_provider_dstny.simulator.dstny_directory import Directory
-from airflow_provider_dstny.simulator.samples import NotReady
+from airflow_provider_dstny.simulator.samples import NotReady, new_id, seeded
 
 _LINES = (
     ("Owner", "Good morning, this is {owner}. How can I help you?"),
@@ -51,6 +52,7 @@ class DstnyState:
     :param not_ready: how a transcript that does not exist yet is answered.
     :param agent_seconds: how long an agent thinks.
     :param clock: seconds since the epoch.
+    :param samples: calls of the last ten days that are complete from the start.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class DstnyState:
         agent_seconds: float,
         seed: int,
         clock: Callable[[], float],
+        samples: int = 0,
     ) -> None:
         self.calls: dict[str, SimulatedCall] = {}
         self.agent_seconds = agent_seconds
@@ -78,6 +81,30 @@ class DstnyState:
         self._agents = Agents(clock)
         self._lock = threading.Lock()
         self._fetches: list[threading.Thread] = []
+        self._random = seeded(f"{seed} dstny")
+        for moment in sample_moments(seed, self._long_ago(), samples):
+            self.add(created_at=moment)
+
+    def add(self, *, created_at: float | None = None, **body: Any) -> SimulatedCall:
+        """Add a call that was sent and whose recording was fetched.
+
+        :param created_at: when it was sent, in seconds since the epoch; None for long enough ago to be complete now.
+        :param body: what was sent; what is not given is made up, and it was sent as soon as it was over.
+        """
+        with self._lock:
+            sent_at = self._long_ago() if created_at is None else created_at
+            made = {**default_body(len(self.calls), sent_at), **body}
+            added = SimulatedCall(new_id(self._random), made, sent_at, "fetched")
+            self.calls[added.conversation_id] = added
+            return added
+
+    def delete(self, conversation_id: str) -> None:
+        """Delete a conversation: only the requests of agents tell of it any more.
+
+        :raises KeyError: there is no such conversation.
+        """
+        with self._lock:
+            del self.calls[conversation_id]
 
     def settle(self) -> None:
         """Wait until every recording has been fetched, or could not be."""
@@ -194,6 +221,9 @@ class DstnyState:
         company = one.body.get("participant_company_name") or "The customer"
         summary = f"{company} accepts the offer and needs single sign-on before the summer."
         return self._agents.run(agent, one.conversation_id, summary, **(call.body or {}))
+
+    def _long_ago(self) -> float:
+        return self._clock() - max(self._visible_after, self._transcript_after + self._jitter)
 
     def _visible(self, call: Call) -> SimulatedCall:
         one = self.calls.get(call.ids["conversation_id"])

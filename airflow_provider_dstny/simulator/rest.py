@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields as fields_of
+from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,7 +20,9 @@ from airflow_provider_dstny.simulator.rest_conversations import (
     sample_fields,
 )
 from airflow_provider_dstny.simulator.rest_directory import ACCOUNT, DEPARTMENTS, TEAMS, USERS
+from airflow_provider_dstny.simulator.rest_store import RestStore
 from airflow_provider_dstny.simulator.samples import NotReady, id_of, new_id, seeded
+from airflow_provider_dstny.simulator.webhooks import Sender, delivered
 
 _SCOPE_OF = {
     "list_users": "users",
@@ -36,6 +40,7 @@ _SCOPE_OF_FLAG = {"include_transcript": "transcripts", "include_insights": "insi
 SCOPES = tuple(dict.fromkeys(_SCOPE_OF.values()))
 
 _DAY = 86400.0
+_CHANGEABLE = {field.name for field in fields_of(RestConversation) if field.init} - {"id"}
 _MEETING_HOSTS = {
     "zoom.us": "zoom",
     "zoom.com": "zoom",
@@ -62,6 +67,8 @@ class RestState(Api):
     :param samples: conversations of the last ten days that are complete from the start.
     :param fresh: conversations of the last hour that get their transcripts after the start.
     :param clock: seconds since the epoch.
+    :param webhooks: whether completed conversations are told to webhooks; if not, there are no deliveries.
+    :param sender: tells of conversations that become complete; without it, deliveries are listed and not sent.
     """
 
     name = "dstny_rest"
@@ -83,13 +90,17 @@ class RestState(Api):
         fresh: int,
         seed: int,
         clock: Callable[[], float],
+        webhooks: bool = True,
+        sender: Sender | None = None,
     ) -> None:
         # As documented for v1, invalid parameters are a 400.
         self.contract = Contract(self.name, invalid_status=400)
         self.tokens = {token: frozenset(scopes) for token, scopes in tokens.items()}
-        self.conversations: dict[str, RestConversation] = {}
+        self.conversations = RestStore(newest_first=newest_first)
+        #: May be set at any time.
+        self.webhooks = webhooks
+        self._sender = sender
         self._recordings_url = recordings_url
-        self._newest_first = newest_first
         self._inclusive_cursor = inclusive_cursor
         self._visible_after = visible_after
         self._transcript_after = transcript_after
@@ -105,6 +116,8 @@ class RestState(Api):
             self.add(**fields)
         for fields in fresh_fields(seed, start, fresh, transcript_after=transcript_after, jitter=jitter):
             self.add(**fields)
+        if sender is not None:
+            sender.leave_out(self._complete())
 
     def add(self, **fields: Any) -> RestConversation:
         """Add a conversation; what is not given is made up, and without moments it is complete now."""
@@ -118,6 +131,39 @@ class RestState(Api):
             conversation = RestConversation(**made)
             self.conversations[conversation.id] = conversation
             return conversation
+
+    def change(self, conversation_id: str, **fields: Any) -> RestConversation:
+        """Change fields of a conversation, which is seen at once.
+
+        :raises KeyError: there is no such conversation.
+        :raises TypeError: there is no such field, or it is the id.
+        """
+        if unknown := sorted(fields.keys() - _CHANGEABLE):
+            raise TypeError(f"a conversation has nothing to change called {', '.join(unknown)}")
+        with self._lock:
+            one = self.conversations[conversation_id]
+            if "date" in fields:
+                fields["date"] = round(fields["date"], 3)
+            if "summary" in fields:
+                fields.setdefault("summary_changed_at", self._clock())
+            for name, value in fields.items():
+                setattr(one, name, value)
+            return one
+
+    def delete(self, conversation_id: str) -> None:
+        """Delete a conversation: nothing tells of it any more.
+
+        :raises KeyError: there is no such conversation.
+        """
+        with self._lock:
+            del self.conversations[conversation_id]
+
+    def send_webhooks(self) -> None:
+        """Tell the receiver of conversations that have become complete, and again of what it did not take."""
+        if self.webhooks and self._sender is not None:
+            with self._lock:
+                complete = self._complete()
+            self._sender.send(complete)
 
     def authorize(self, token: str) -> ContractError | None:
         if token not in self.tokens:
@@ -154,26 +200,17 @@ class RestState(Api):
         now, limit = self._clock(), query.get("limit", 25)
         first = max(now - 30 * _DAY, to_epoch(query["date_from"]) if "date_from" in query else 0)
         last = to_epoch(query["date_to"]) if "date_to" in query else float("inf")
-        rows = [
+        cursor = to_epoch(query["cursor"]) if "cursor" in query else None
+        rows = (
             one
-            for one in self.conversations.values()
+            for one in self.conversations.between(first, last, cursor=cursor, inclusive=self._inclusive_cursor)
             if now >= one.arrives_at
-            and first <= one.date <= last
             and query.get("medium", one.medium) == one.medium
             and query.get("department_id", _id(one.department)) == _id(one.department)
             and query.get("user_id", _id(one.user)) == _id(one.user)
-        ]
-        direction = -1 if self._newest_first else 1
-        rows.sort(key=lambda one: (direction * one.date, one.id))
-        if "cursor" in query:
-            cursor = direction * to_epoch(query["cursor"])
-            rows = [
-                one
-                for one in rows
-                if direction * one.date > cursor or (self._inclusive_cursor and direction * one.date == cursor)
-            ]
-        page = rows[:limit]
-        has_more = len(rows) > limit
+        )
+        page = list(islice(rows, limit))
+        has_more = next(rows, None) is not None
         return {
             "conversations": [one.row() for one in page],
             "pagination": {
@@ -217,8 +254,12 @@ class RestState(Api):
     def _get_summary(self, one: RestConversation, query: Mapping[str, Any]) -> dict[str, Any]:
         if not self._is_ready(one) or one.summary is None:
             raise ContractError(404, "Summary not found")
-        written = to_text(one.transcript_at)
-        return {"conversation_id": one.id, "summary": one.summary, "created_at": written, "updated_at": written}
+        return {
+            "conversation_id": one.id,
+            "summary": one.summary,
+            "created_at": to_text(one.transcript_at),
+            "updated_at": to_text(max(one.transcript_at, one.summary_changed_at or 0)),
+        }
 
     def _request_notetaker(self, body: Mapping[str, Any]) -> dict[str, Any]:
         now, platform = self._clock(), _platform(body["meeting_url"])
@@ -245,26 +286,13 @@ class RestState(Api):
 
     def _list_webhook_deliveries(self, query: Mapping[str, Any]) -> dict[str, Any]:
         now = self._clock()
-        completed = [
-            one for one in self.conversations.values() if self._is_ready(one) and one.transcript_at > now - 7 * _DAY
-        ]
-        completed.sort(key=lambda one: (-one.transcript_at, one.id))
-        return {
-            "deliveries": [
-                {
-                    "id": id_of("delivery", one.id),
-                    "event_type": "conversation.completed",
-                    "resource_id": one.id,
-                    "status": "delivered",
-                    "attempts": 1,
-                    "last_attempt_at": to_text(one.transcript_at),
-                    "delivered_at": to_text(one.transcript_at),
-                    "response_status": 200,
-                    "created_at": to_text(one.transcript_at),
-                }
-                for one in completed
-            ]
-        }
+        latest = [one for one in self._complete() if self.webhooks and one.transcript_at > now - 7 * _DAY]
+        latest.sort(key=lambda one: (-one.transcript_at, one.id))
+        rows = [delivered(one) if self._sender is None else self._sender.row(one) for one in latest]
+        return {"deliveries": [row for row in rows if row is not None]}
+
+    def _complete(self) -> list[RestConversation]:
+        return [one for one in self.conversations.values() if self._is_ready(one)]
 
     def _visible(self, conversation_id: str) -> RestConversation:
         one = self.conversations.get(conversation_id)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from airflow_provider_dstny.simulator.moments import to_text
@@ -27,6 +27,8 @@ class RestConversation:
     :param arrives_at: when the API begins to know it.
     :param transcript_at: when its transcript, insights and summary exist.
     :param recording: the name of its recording below ``/recordings``.
+    :param said: what ``host`` and ``guest`` say, (who, text) in order; None for some talk that follows from its id.
+    :param summary_changed_at: when its summary was last written, None if that was with its transcript.
     """
 
     id: str
@@ -46,6 +48,15 @@ class RestConversation:
     transcript_shape: Shape
     has_recording: bool
     recording: str
+    said: list[tuple[str, str]] | None = None
+    summary_changed_at: float | None = None
+    #: Called when it gets another place in the list.
+    on_move: Callable[[], None] | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in ("id", "date") and self.on_move is not None:
+            self.on_move()
 
     def row(self) -> dict[str, Any]:
         """Return what a list shows."""
@@ -64,8 +75,8 @@ class RestConversation:
 
     def transcript(self) -> dict[str, Any]:
         """Return the transcript in the shape of this conversation."""
-        said = self._said()
-        step = max(self.duration, 1) / len(said)
+        said = self._spoken()
+        step = max(self.duration, 1) / max(len(said), 1)
         spoken = [
             (role, name, text, round(step * index, 2), round(step * (index + 0.9), 2))
             for index, (role, name, text) in enumerate(said)
@@ -98,11 +109,13 @@ class RestConversation:
             for index, (slug, label, text, impact) in enumerate(_INSIGHTS)
         ]
 
-    def _said(self) -> list[tuple[str, str, str]]:
+    def _spoken(self) -> list[tuple[str, str, str]]:
         host = self.user["name"] if self.user else "the agent"
         guest = self.participants[0]["name"] if self.participants else "the customer"
         names = {"host": ("agent", host), "guest": ("customer", guest)}
-        lines = talk(self.id, host=host, customer=Customer(guest, self.company or "a customer", ""))
+        lines = self.said
+        if lines is None:
+            lines = talk(self.id, host=host, customer=Customer(guest, self.company or "a customer", ""))
         return [(*names[who], text) for who, text in lines]
 
 

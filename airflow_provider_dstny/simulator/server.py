@@ -11,7 +11,10 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
+import httpx
 import uvicorn
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from airflow_provider_dstny.simulator.api import DstnyApi
 from airflow_provider_dstny.simulator.app import SimulatorApp
@@ -21,6 +24,7 @@ from airflow_provider_dstny.simulator.dstny import DstnyState
 from airflow_provider_dstny.simulator.rest import SCOPES, RestState
 from airflow_provider_dstny.simulator.samples import NotReady
 from airflow_provider_dstny.simulator.tellcasey import TellcaseyState
+from airflow_provider_dstny.simulator.webhooks import KINDS, Sender
 
 
 class _Server(uvicorn.Server):
@@ -63,8 +67,14 @@ class Simulator:
     :param daily_conversation_quota: unique conversations of each token of v1 and UTC day, None for no quota.
     :param samples: complete conversations of v1 and of tellcasey, from the last ten days.
     :param fresh: conversations of v1 and of tellcasey that complete after the start.
+    :param dstny_samples: complete conversations of v2, from the last ten days.
     :param newest_first: the order of the conversations of v1.
     :param inclusive_cursor: whether a page of v1 begins at the time of its cursor, or after it.
+    :param webhooks: whether v1 tells webhooks of completed conversations; if not, it has no deliveries.
+    :param webhook_url: where v1 sends webhooks of conversations that become complete while it runs, None for nowhere;
+        ``rest.send_webhooks()`` does it at once. What was complete before counts as delivered. A POST of
+        ``{"kind", "conversation_id"}`` to ``/_simulator/webhooks`` sends a wrong one.
+    :param webhook_secret: what they are signed with.
     :param seed: of all that is random.
     :param clock: seconds since the epoch, for tests that move time themselves.
     """
@@ -86,8 +96,12 @@ class Simulator:
         daily_conversation_quota: int | None = 1000,
         samples: int = 40,
         fresh: int = 5,
+        dstny_samples: int = 0,
         newest_first: bool = True,
         inclusive_cursor: bool = False,
+        webhooks: bool = True,
+        webhook_url: str | None = None,
+        webhook_secret: str = "simulator-webhook-secret",  # noqa: S107
         seed: int = 0,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -98,6 +112,7 @@ class Simulator:
         self.rest_token = next(iter(rest_tokens))
         self.tellcasey_token = tellcasey_token
         self.books = Books()
+        self._sender = Sender(webhook_url, webhook_secret, clock) if webhook_url else None
         self.state = DstnyState(
             self.books,
             visible_after=visible_after,
@@ -107,6 +122,7 @@ class Simulator:
             agent_seconds=agent_seconds,
             seed=seed,
             clock=clock,
+            samples=dstny_samples,
         )
         self.rest = RestState(
             tokens=rest_tokens,
@@ -123,6 +139,8 @@ class Simulator:
             fresh=fresh,
             seed=seed,
             clock=clock,
+            webhooks=webhooks,
+            sender=self._sender,
         )
         self.tellcasey = TellcaseyState(
             tokens={tellcasey_token},
@@ -142,6 +160,7 @@ class Simulator:
             connections=connections,
             clock=clock,
         )
+        self.app.asgi.add_route("/_simulator/webhooks", self._send_webhook, methods=["POST"])
         self._server = _Server(
             uvicorn.Config(
                 self.app.asgi,
@@ -161,7 +180,32 @@ class Simulator:
 
     def serve(self) -> None:
         """Serve until interrupted."""
-        self._server.run(sockets=[self._socket])
+        ended = threading.Event()
+        teller = threading.Thread(target=self._tell, args=(ended,), daemon=True)
+        teller.start()
+        try:
+            self._server.run(sockets=[self._socket])
+        finally:
+            ended.set()
+            teller.join()
+
+    def _tell(self, ended: threading.Event) -> None:
+        """Send webhooks as they become due."""
+        while self._sender is not None and not ended.wait(0.2):
+            self.rest.send_webhooks()
+
+    async def _send_webhook(self, request: Request) -> Response:
+        asked = await request.json()
+        try:
+            if self._sender is None:
+                raise ValueError("there is no webhook_url")
+            one = self.rest.conversations[asked["conversation_id"]]
+            status = await asyncio.to_thread(self._sender.send_as, asked["kind"], one)
+        except (KeyError, TypeError, ValueError) as error:
+            return JSONResponse({"error": f"cannot be sent: {error}. Kinds are {', '.join(KINDS)}"}, 400)
+        except httpx.HTTPError as error:
+            return JSONResponse({"error": f"no answer: {type(error).__name__}"}, 502)
+        return JSONResponse({"response_status": status})
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self.serve, daemon=True)

@@ -148,6 +148,14 @@ class TellcaseyState(Api):
             self.conversations[conversation.id] = conversation
             return conversation
 
+    def delete(self, conversation_id: str) -> None:
+        """Delete a conversation: nothing tells of it any more.
+
+        :raises KeyError: there is no such conversation.
+        """
+        with self._lock:
+            del self.conversations[conversation_id]
+
     def authorize(self, token: str) -> ContractError | None:
         return None if token in self.tokens else ContractError(401, "Invalid API key")
 

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import random
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import httpx
 import pytest
 
 from airflow_provider_dstny.simulator import Fault, Simulator
+from airflow_provider_dstny.simulator.__main__ import _parser
 from airflow_provider_dstny.simulator.contract import Contract, ContractError
+from airflow_provider_dstny.simulator.moments import to_epoch, to_text
 from airflow_provider_dstny.simulator.recordings import recording
 from airflow_provider_dstny.simulator.rest import SCOPES
+from airflow_provider_dstny.simulator.webhooks import KINDS
+from airflow_provider_dstny.webhooks.verify import Refusal, WebhookRejected, verify
 
 DAY = 86400.0
 START = datetime(2026, 3, 10, 12, tzinfo=UTC).timestamp()
@@ -32,6 +41,7 @@ class Running:
     def __init__(self, simulator: Simulator, clock: Clock) -> None:
         self.simulator, self.clock = simulator, clock
         self._clients: list[httpx.Client] = []
+        self.dstny = self._client("/api/v2", simulator.token)
         self.rest = self._client("/api/v1/rest", simulator.rest_token)
         self.tellcasey = self._client("/v1/backend", simulator.tellcasey_token)
         self.plain = self._client("", None)
@@ -245,6 +255,20 @@ def test_a_day_has_a_quota_of_unique_conversations():
         assert made.rest.get(f"/conversations/{ids[2]}/transcript").status_code == 200
 
 
+def test_a_clock_that_jumps_frees_the_minute_and_the_day():
+    with running(requests_per_minute=2, daily_conversation_quota=1) as made:
+        one, other = (made.simulator.rest.add().id for _ in range(2))
+        for hours in (0, 5, 6):
+            made.clock.now = START + hours * 3600
+            statuses = [made.rest.get(f"/conversations/{name}").status_code for name in (one, other, one)]
+            refused = made.rest.get("/account")
+            assert [*statuses, refused.status_code] == [200, 429, 429, 429]
+            assert refused.headers["Retry-After"] == "60"
+        for days in (1, 3):
+            made.clock.now = START + days * DAY
+            assert [made.rest.get(f"/conversations/{name}").status_code for name in (other, one)] == [200, 429]
+
+
 # v1: lists
 
 
@@ -295,6 +319,100 @@ def test_the_list_shows_the_last_thirty_days_and_what_has_arrived(empty):
     empty.clock.now += 60
     assert empty.walk() == [["late"]]
     assert empty.rest.get("/conversations/late").status_code == 200
+
+
+def test_the_thirty_days_move_with_the_clock_and_take_in_what_arrives_late(empty):
+    add = empty.simulator.rest.add
+    for day in range(40):
+        add(id=f"d{day:02}", date=START + day * DAY, arrives_at=START + day * DAY + 300)
+    add(id="late", date=START + 2 * DAY + 1, arrives_at=START + 20 * DAY)
+    for day, expected in ((0, []), (2, ["d01", "d00"]), (19, [f"d{n:02}" for n in range(18, -1, -1)])):
+        empty.clock.now = START + day * DAY
+        assert empty.walk() == [expected]
+    empty.clock.now = START + 20 * DAY
+    assert empty.walk(date_to=to_text(START + 4 * DAY)) == [["d04", "d03", "late", "d02", "d01", "d00"]]
+    empty.clock.now = START + 32.5 * DAY
+    listed = [name for page in empty.walk() for name in page]
+    assert listed == [f"d{n:02}" for n in range(32, 2, -1)]
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+@pytest.mark.parametrize("inclusive_cursor", [True, False])
+def test_the_list_is_what_sorting_all_would_give(newest_first, inclusive_cursor):
+    choose, direction = random.Random(1), -1 if newest_first else 1
+    with running(newest_first=newest_first, inclusive_cursor=inclusive_cursor) as made:
+        rest, clock = made.simulator.rest, made.clock
+
+        def moment() -> float:
+            # Few enough that many conversations share one.
+            return clock.now - 3600 * choose.randrange(-24, 35 * 24, 12)
+
+        def disturb() -> None:
+            one = choose.choice(list(rest.conversations.values()))
+            match choose.randrange(6):
+                case 0:
+                    rest.delete(one.id)
+                case 1:
+                    rest.change(one.id, date=moment())
+                case 2:
+                    one.date = moment()
+                case 3:
+                    one.arrives_at = moment()
+                case 4:
+                    rest.conversations[f"x{one.id}"] = rest.conversations.pop(one.id)
+                    one.id = f"x{one.id}"
+                case 5:
+                    clock.now += 1800
+            rest.add(date=moment(), arrives_at=moment(), medium=choose.choice(("call", "video")))
+
+        def expected(query: dict[str, str], limit: int) -> tuple[list[str], bool]:
+            first = max(clock.now - 30 * DAY, to_epoch(query.get("date_from", "1970-01-01T00:00:00Z")))
+            last = to_epoch(query.get("date_to", "9999-01-01T00:00:00Z"))
+            rows = [
+                one
+                for one in sorted(rest.conversations.values(), key=lambda one: (direction * one.date, one.id))
+                if one.arrives_at <= clock.now
+                and first <= one.date <= last
+                and one.medium == query.get("medium", one.medium)
+            ]
+            if "cursor" in query:
+                cursor = direction * to_epoch(query["cursor"])
+                rows = [
+                    one
+                    for one in rows
+                    if direction * one.date > cursor or (inclusive_cursor and direction * one.date == cursor)
+                ]
+            return [one.id for one in rows[:limit]], len(rows) > limit
+
+        for _ in range(80):
+            rest.add(date=moment())
+        for _ in range(150):
+            disturb()
+            names = choose.sample(("cursor", "date_from", "date_to", "medium"), choose.randrange(4))
+            query = {name: "call" if name == "medium" else to_text(moment()) for name in names}
+            limit = choose.randint(1, 25)
+            answer = made.rest.get("/conversations", params={"limit": limit, **query}).json()
+            shown = [row["id"] for row in answer["conversations"]]
+            assert (shown, answer["pagination"]["has_more"]) == expected(query, limit)
+
+
+def test_a_conversation_with_a_known_id_takes_the_place_of_the_other(empty):
+    empty.simulator.rest.add(id="other", date=START - 7200)
+    for date, expected in ((START - 3600, ["one", "other"]), (START - 9000, ["other", "one"])):
+        empty.simulator.rest.add(id="one", date=date)
+        assert empty.walk() == [expected]
+
+
+def test_a_page_of_many_conversations_costs_no_sorting(empty):
+    rest = empty.simulator.rest
+    for number in range(20_000):
+        rest.add(id=f"c{number:05}", date=START - 3600 - number)
+    call = rest.contract.check("GET", "/conversations", [("cursor", to_text(START - 10_000))], b"")
+    began = time.thread_time()
+    for _ in range(100):
+        assert rest.answer(call, "mt_simulator")["conversations"][0]["id"] == "c06401"
+    # Looking at all of them takes ten times as long.
+    assert time.thread_time() - began < 0.2
 
 
 def test_filters_and_the_fields_of_a_row(empty):
@@ -383,6 +501,176 @@ def test_what_is_not_ready_is_answered_as_told(not_ready, status, transcript):
         assert delivered[0]["delivered_at"] == "2026-03-10T12:01:00.000Z"
         made.clock.now += 7 * DAY
         assert made.rest.get("/webhooks/deliveries").json()["deliveries"] == []
+
+
+def test_what_was_deleted_is_gone(empty):
+    rest = empty.simulator.rest
+    one, other = rest.add(id="one"), rest.add(id="other")
+    rest.delete(one.id)
+    assert empty.walk() == [[other.id]]
+    for part in ("", "/transcript", "/insights", "/recording-url", "/summary"):
+        assert empty.rest.get(f"/conversations/{one.id}{part}").status_code == 404
+    delivered = empty.rest.get("/webhooks/deliveries").json()["deliveries"]
+    assert [row["resource_id"] for row in delivered] == [other.id]
+    with pytest.raises(KeyError):
+        rest.delete(one.id)
+
+
+def test_a_change_is_seen_at_once(empty):
+    rest = empty.simulator.rest
+    rest.add(id="one", duration=100)
+    rest.add(id="other", date=START - 7200)
+    assert empty.walk() == [["one", "other"]]
+    empty.clock.now += 60
+    said = [("guest", "Call me on 555 0100"), ("host", "I will")]
+    rest.change("one", title="New", sentiment="negative", summary="Changed", said=said, date=START - 9000)
+    assert empty.walk() == [["other", "one"]]
+    detail = empty.rest.get("/conversations/one", params={"include_transcript": "true"}).json()
+    assert (detail["title"], detail["sentiment"], detail["summary"]) == ("New", "negative", "Changed")
+    assert [row["text"] for row in detail["transcript"]["segments"]] == ["Call me on 555 0100", "I will"]
+    summary = empty.rest.get("/conversations/one/summary").json()
+    assert (summary["created_at"], summary["updated_at"]) == ("2026-03-10T11:01:40.000Z", "2026-03-10T12:01:00.000Z")
+    for fields in ({"id": "two"}, {"nothing": 1}):
+        with pytest.raises(TypeError, match=next(iter(fields))):
+            rest.change("one", **fields)
+    with pytest.raises(KeyError):
+        rest.change("none", title="New")
+
+
+def test_an_account_without_webhooks_has_no_deliveries():
+    with running(webhooks=False) as made:
+        one = made.simulator.rest.add()
+        assert made.rest.get("/webhooks/deliveries").json()["deliveries"] == []
+        assert made.walk() == [[one.id]]
+        made.simulator.rest.webhooks = True
+        assert len(made.rest.get("/webhooks/deliveries").json()["deliveries"]) == 1
+    assert (_parser().parse_args(["--no-webhooks"]).webhooks, "webhooks" in _parser().parse_args([])) == (False, False)
+
+
+class Hooked:
+    """Something that webhooks are sent to; answers with the statuses it is given, then with 200."""
+
+    def __init__(self) -> None:
+        hooked = self
+        self.received: list[tuple[bytes, dict[str, str]]] = []
+        self.statuses: list[int] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                hooked.received.append((body, dict(self.headers)))
+                self.send_response(hooked.statuses.pop(0) if hooked.statuses else 200)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/dstny/webhooks/rest"
+
+
+@pytest.fixture
+def hooked() -> Iterator[Hooked]:
+    made = Hooked()
+    thread = Thread(target=made.server.serve_forever, args=(0.05,))
+    thread.start()
+    yield made
+    made.server.shutdown()
+    thread.join()
+    made.server.server_close()
+
+
+def test_a_webhook_is_sent_once_when_a_conversation_becomes_complete(hooked):
+    with running(samples=3, webhook_url=hooked.url, webhook_secret="s") as made:
+        made.simulator.rest.send_webhooks()
+        one = made.simulator.rest.add(transcript_at=START + 60)
+        made.simulator.rest.send_webhooks()
+        assert hooked.received == []
+        made.clock.now += 61
+        for _ in range(2):
+            made.simulator.rest.send_webhooks()
+        (body, headers), latest = hooked.received[0], made.rest.get("/webhooks/deliveries").json()["deliveries"][0]
+        event = verify(body, headers, ["s"], now=datetime.fromtimestamp(made.clock.now, UTC))
+        assert (event.conversation_id, event.delivery_id, event.event) == (one.id, latest["id"], latest["event_type"])
+        assert (latest["status"], latest["attempts"], latest["response_status"]) == ("delivered", 1, 200)
+        made.simulator.rest.webhooks = False
+        made.simulator.rest.add()
+        made.simulator.rest.send_webhooks()
+        assert len(hooked.received) == 1
+
+
+def test_a_webhook_is_sent_by_itself(hooked):
+    with running(webhook_url=hooked.url) as made:
+        made.simulator.rest.add()
+        deadline = time.monotonic() + 10
+        while not hooked.received and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert len(hooked.received) == 1
+
+
+def test_a_webhook_that_is_not_taken_is_sent_again_ever_later_and_then_given_up(hooked):
+    def shown(made):
+        (row,) = made.rest.get("/webhooks/deliveries").json()["deliveries"]
+        return row["status"], row["attempts"], row["response_status"], row["delivered_at"] is not None
+
+    with running(webhook_url=hooked.url) as made:
+        hooked.statuses = [503, 500]
+        rest, seen = made.simulator.rest, []
+        one = rest.add()
+        for pause in (0, 0.5, 0.6, 4, 1.1, 100):
+            made.clock.now += pause
+            rest.send_webhooks()
+            seen.append(shown(made))
+        assert (
+            seen
+            == [("pending", 1, 503, False)] * 2 + [("pending", 2, 500, False)] * 2 + [("delivered", 3, 200, True)] * 2
+        )
+        assert len({body for body, _ in hooked.received}) == 1
+        rest.delete(one.id)
+        hooked.statuses = [503] * 4
+        rest.add()
+        for pause in (0, 1, 5, 25, 100):
+            made.clock.now += pause
+            rest.send_webhooks()
+        assert (shown(made), len(hooked.received)) == (("failed", 4, 503, False), 7)
+
+
+def test_webhooks_are_sent_wrong_on_request(hooked, empty):
+    refusals = {
+        "good": None,
+        "other_event": None,
+        "unsigned": Refusal.UNSIGNED,
+        "wrong_secret": Refusal.UNSIGNED,
+        "tampered": Refusal.UNSIGNED,
+        "old": Refusal.STALE,
+        "from_the_future": Refusal.STALE,
+        "other_headers": Refusal.CONTRADICTED,
+        "not_json": Refusal.MALFORMED,
+    }
+    assert refusals.keys() == KINDS.keys()
+
+    def verified(made):
+        return verify(*hooked.received[-1], ["s"], now=datetime.fromtimestamp(made.clock.now, UTC))
+
+    with running(samples=1, webhook_url=hooked.url, webhook_secret="s") as made:
+        (conversation_id,) = made.simulator.rest.conversations
+        for kind, refusal in refusals.items():
+            asked = {"kind": kind, "conversation_id": conversation_id}
+            made.simulator.rest.change(conversation_id, transcript_at=made.clock.now)
+            assert made.plain.post("/_simulator/webhooks", json=asked).json() == {"response_status": 200}
+            if refusal is None:
+                assert verified(made).is_about_completion == (kind == "good")
+            else:
+                with pytest.raises(WebhookRejected) as caught:
+                    verified(made)
+                assert caught.value.reason is refusal, kind
+        hooked.statuses = [401]
+        asked = {"kind": "unsigned", "conversation_id": conversation_id}
+        assert made.plain.post("/_simulator/webhooks", json=asked).json() == {"response_status": 401}
+        for wrong in ({"kind": "none", "conversation_id": conversation_id}, {"kind": "good"}, []):
+            assert made.plain.post("/_simulator/webhooks", json=wrong).status_code == 400
+    assert "no webhook_url" in empty.plain.post("/_simulator/webhooks", json=asked).json()["error"]
 
 
 def test_a_recording_has_a_url_that_works(empty):
@@ -521,6 +809,16 @@ def test_tellcasey_pages_go_forth_and_back():
         assert {(row["status"], row["agent_id"]) for row in found} == {("completed", agent)}
 
 
+def test_what_was_deleted_of_tellcasey_is_gone(empty):
+    one, other = (empty.simulator.tellcasey.add().id for _ in range(2))
+    empty.simulator.tellcasey.delete(one)
+    assert [row["id"] for row in empty.tellcasey.get("/conversations").json()["data"]] == [other]
+    for part in ("", "/transcript"):
+        assert empty.tellcasey.get(f"/conversations/{one}{part}").status_code == 404
+    with pytest.raises(KeyError):
+        empty.simulator.tellcasey.delete(one)
+
+
 @pytest.mark.parametrize(
     ("path", "token", "status", "code"),
     [
@@ -538,6 +836,59 @@ def test_tellcasey_errors_have_a_code(empty, path, token, status, code):
     assert answer.status_code == status
     assert answer.json()["error"]["code"] == code
     assert answer.json()["error"]["message"]
+
+
+# v2
+
+PARTS = (
+    "transcript",
+    "insights",
+    "ai-analytics",
+    "playbooks",
+    "magic-variable-requests",
+    "department-insights",
+)
+
+
+def test_samples_of_v2_are_complete_and_the_same_for_the_same_seed():
+    options = {"dstny_samples": 12, "visible_after": 5, "transcript_after": 60, "jitter": 30}
+    with running(**options) as made, running(**options) as again:
+        rows = made.dstny.get("/conversations").json()
+        assert rows == again.dstny.get("/conversations").json()
+        assert len({row["id"] for row in rows}) == 12
+        assert all(START - 11 * DAY < to_epoch(row["start_time"]) < START - 3600 for row in rows)
+        assert all(made.dstny.get(f"/conversations/{row['id']}/{part}").json() for row in rows for part in PARTS)
+        contract = Contract("dstny")
+        for one in made.simulator.state.calls.values():
+            contract.check("POST", "/conversations", [], json.dumps(one.body).encode())
+        assert made.simulator.books.violations == []
+    with running() as made:
+        assert made.dstny.get("/conversations").json() == []
+
+
+def test_a_call_of_v2_is_added_listed_by_its_day_and_deleted():
+    with running(visible_after=60, transcript_after=600) as made:
+        state = made.simulator.state
+        one = state.add(call_title="First", call_start_time="2026-03-08T23:30:00Z").conversation_id
+        new = state.add(created_at=START + 3600).conversation_id
+
+        def listed(start: str, end: str) -> list[str]:
+            days = {"global_start": start, "global_end": end}
+            return [row["id"] for row in made.dstny.get("/conversations", params=days).json()]
+
+        assert listed("2026-03-08", "2026-03-08") == listed("2026-03-01", "2026-03-31") == [one]
+        assert listed("2026-03-09", "2026-03-31") == []
+        made.clock.now += 3660
+        assert listed("2026-03-10", "2026-03-10") == [new]
+        assert made.dstny.get(f"/conversations/{new}/transcript").status_code == 404
+        assert all(made.dstny.get(f"/conversations/{new}/{part}").json() == [] for part in PARTS[1:])
+        made.clock.now += 540
+        assert all(made.dstny.get(f"/conversations/{new}/{part}").json() for part in PARTS)
+        state.delete(one)
+        assert listed("2026-03-01", "2026-03-31") == [new]
+        assert {made.dstny.get(f"/conversations/{one}/{part}").status_code for part in PARTS} == {404}
+        with pytest.raises(KeyError):
+            state.delete(one)
 
 
 # Recordings

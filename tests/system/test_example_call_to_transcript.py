@@ -28,7 +28,7 @@ def break_row(calls: Path, row: int) -> None:
 def outcome(tmp_path_factory):
     """One run of the DAG, with everything that it left behind."""
     folder = tmp_path_factory.mktemp("system")
-    simulator = running_simulator(free_port(), folder / "simulator.log", token=TOKEN, transcript_after=30, jitter=5)
+    simulator = running_simulator(free_port(), folder / "simulator.log", token=TOKEN, transcript_after=45, jitter=5)
     with simulator as url:
         calls = sample_calls(folder / "recorded_calls.csv", url)
         break_row(calls, BAD_ROW)

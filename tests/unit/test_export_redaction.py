@@ -15,10 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_dstny.api.errors import DstnyValidationError
-from airflow_provider_dstny.export.files import raw_bytes, table_bytes
+from airflow_provider_dstny.export.dstny_rest_tables import conversation_rows, directory_rows
+from airflow_provider_dstny.export.layout import LAYOUTS
 from airflow_provider_dstny.export.redaction import Redaction
-from airflow_provider_dstny.export.tables import TABLES, Stamp, conversation_rows, directory_rows, tombstone
+from airflow_provider_dstny.export.tables import Stamp, json_text
 
+REST = LAYOUTS["dstny_rest"]
 STAMP = Stamp(datetime(2026, 11, 20, 11, tzinfo=UTC), "dstny_rest_default", "20261120T100000Z-20261120T110000Z")
 SALT = "pepper-and-salt-0123456789"
 
@@ -71,13 +73,12 @@ TRANSCRIPTS = {
 
 
 def written(body=None, directory=None):
-    """Every byte that is written of redacted answers."""
+    """All that is written of redacted answers."""
     pieces = []
     for answer, rows_of in ((body, conversation_rows), (directory, directory_rows)):
         if answer is not None:
-            pieces.append(raw_bytes([answer]))
-            pieces += [table_bytes(TABLES[name], rows, "jsonl") for name, rows in rows_of(answer, STAMP).items()]
-    return b"".join(pieces).decode()
+            pieces += [json_text(answer), json_text(rows_of(answer, STAMP))]
+    return "".join(pieces)
 
 
 def exported(redaction):
@@ -225,7 +226,7 @@ def test_dropping_wins_over_hashing():
 def test_a_tombstone_has_the_id_of_its_conversation():
     redaction = Redaction(hash=["id"], salt=SALT)
     alive = conversation_rows(redaction.redact_conversation(DETAIL), STAMP)["conversations"][0]
-    gone = tombstone(redaction.redact({"id": DETAIL["id"], "date": DETAIL["date"]}), STAMP)
+    gone = REST.tombstone(redaction.redact({"id": DETAIL["id"], "date": DETAIL["date"]}), STAMP)
     assert gone["conversation_id"] == alive["conversation_id"] == hashed("c-1")
 
 
@@ -275,6 +276,7 @@ def test_what_is_no_object_is_empty(body):
     [
         ("drop", "must be a mapping"),
         ({"dropp": []}, "no 'dropp', only drop, hash, salt, drop_text, apply"),
+        ({"layout": REST}, "no 'layout', only drop, hash, salt, drop_text, apply"),
         ({"drop": "summary"}, "drop must be a list"),
         ({"drop": None}, "drop must be a list"),
         ({"drop": [5]}, "drop has 5"),

@@ -9,19 +9,17 @@ from hypothesis import strategies as st
 
 from airflow_provider_dstny.api.errors import DstnyValidationError
 from airflow_provider_dstny.api.models import RestConversation
-from airflow_provider_dstny.export.tables import (
+from airflow_provider_dstny.export.dstny_rest_tables import (
     CONVERSATION_TABLES,
     DIRECTORY_TABLES,
-    TABLES,
-    Stamp,
-    Type,
     conversation_rows,
-    day_of,
     directory_rows,
-    json_text,
-    tombstone,
 )
+from airflow_provider_dstny.export.layout import LAYOUTS
+from airflow_provider_dstny.export.tables import Stamp, Type, day_of, json_text
 
+REST = LAYOUTS["dstny_rest"]
+TABLES = REST.tables
 STAMP = Stamp(datetime(2026, 11, 20, 11, tzinfo=UTC), "dstny_rest_default", "20261120T100000Z-20261120T110000Z")
 LAST = ["extra", "_dstny_synced_at", "_dstny_source", "_dstny_run_id", "_dstny_hash"]
 TOOK_PLACE = datetime(2026, 2, 7, 9, tzinfo=UTC)
@@ -293,7 +291,7 @@ def test_items_that_are_no_objects_keep_their_place():
 def test_an_answer_that_is_no_conversation_is_a_row_all_the_same(body):
     rows = conversation_rows(body, STAMP)
     assert [row["conversation_id"] for row in rows["conversations"]] == [None]
-    assert tombstone(body, STAMP)["deleted"] is True
+    assert REST.tombstone(body, STAMP)["deleted"] is True
 
 
 def test_what_is_nested_too_deep_breaks_nothing():
@@ -338,7 +336,7 @@ def test_values_are_read_as_their_column_holds_them(kind, value, read):
 
 
 def test_a_tombstone_says_id_and_date_only():
-    row = tombstone(DETAIL, STAMP)
+    row = REST.tombstone(DETAIL, STAMP)
     said = {name: value for name, value in content(row).items() if value is not None}
     assert said == {"conversation_id": DETAIL["id"], "occurred_at": TOOK_PLACE, "deleted": True}
     assert row["extra"] is None

@@ -333,8 +333,12 @@ class TestForms:
     def test_every_field_has_an_extra_behind_it_and_the_port_is_visible(self, form):
         from airflow_provider_dstny.hooks.base import ConnectionExtra
 
-        # The pages of tellcasey are not known.
-        unknown = {"app_url"} if form["connection-type"] == "tellcasey" else set()
+        # The pages of tellcasey are not known, and one API only has a quota.
+        unknown = {
+            "dstny": {"daily_conversation_quota"},
+            "dstny_rest": set(),
+            "tellcasey": {"app_url", "daily_conversation_quota"},
+        }[form["connection-type"]]
         assert set(form["conn-fields"]) == set(ConnectionExtra.model_fields) - unknown
         assert "port" not in form["ui-field-behaviour"]["hidden-fields"]
 

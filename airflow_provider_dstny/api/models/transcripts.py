@@ -89,6 +89,11 @@ class Transcript(Answer):
         }
 
 
+def has_text(body: Any) -> bool:
+    """Tell whether an answer has a transcript, as :attr:`Transcript.is_ready` does, without reading it whole."""
+    return not isinstance(body, str) and next(_find(body, "list"), None) is not None
+
+
 def _find(node: Any, shape: str) -> Iterator[tuple[str, dict[str, Any], str]]:
     """Yield (shape, item, text) for everything that was said, in order."""
     if isinstance(node, str) and node.strip():
