@@ -52,6 +52,14 @@ _FIELDS: dict[str, dict[str, Any]] = {
         ),
         "schema": {"type": _TEXT_OR_EMPTY},
     },
+    "webhook_secrets": {
+        "label": "Webhook secrets",
+        "description": (
+            "With which the webhooks of this account are signed; of API v2 and tellcasey, what stands at the end of "
+            "their URL. Two, separated by a comma, while a new one takes over."
+        ),
+        "schema": {"type": _TEXT_OR_EMPTY, "format": "password"},
+    },
     "paths": {
         "label": "Path overrides (JSON)",
         "description": (
@@ -110,7 +118,7 @@ PROVIDER_INFO: dict[str, Any] = {
         "operators.users",
     ),
     "sensors": _modules("sensors.conversations", "sensors.transcripts"),
-    "triggers": _modules("triggers.conversations", "triggers.transcripts"),
+    "triggers": _modules("triggers.conversations", "triggers.events", "triggers.transcripts"),
     "transfers": [
         {
             "source-integration-name": _INTEGRATION,
@@ -118,6 +126,24 @@ PROVIDER_INFO: dict[str, Any] = {
             "python-module": "airflow_provider_dstny.transfers.object_storage",
         }
     ],
+    "asset-uris": [{"schemes": ["dstny"], "handler": "airflow_provider_dstny.assets.sanitize_uri"}],
+    "config": {
+        "dstny": {
+            "description": "Dstny Conversational Intelligence.",
+            "options": {
+                "webhooks_enabled": {
+                    "description": (
+                        "Take webhooks in at /dstny/webhooks/<connection id> of the API server. Whoever knows the "
+                        "secret of a connection can create events of its asset there, without a login."
+                    ),
+                    "version_added": "0.1.0",
+                    "type": "boolean",
+                    "example": None,
+                    "default": "False",
+                },
+            },
+        },
+    },
     "extra-links": ["airflow_provider_dstny.links.DstnyConversationLink"],
     "connection-types": [
         _connection_type(

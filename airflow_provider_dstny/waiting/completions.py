@@ -1,0 +1,154 @@
+"""Which conversations are complete: asked for now and then, for those who are told nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from airflow_provider_dstny.api.dstny import DstnyClient
+from airflow_provider_dstny.api.dstny_rest import DstnyRestClient
+from airflow_provider_dstny.api.errors import DstnyApiError, DstnyNotFoundError, DstnyValidationError
+from airflow_provider_dstny.api.tellcasey import TellcaseyClient
+from airflow_provider_dstny.api.times import utc_time
+
+if TYPE_CHECKING:
+    from airflow_provider_dstny.waiting.wait import AnyClient
+
+#: How far back is looked: as far as the API lists deliveries.
+SHOWN = timedelta(days=7)
+#: Where there are no deliveries, conversations are asked for as long.
+_ASKED_FOR = timedelta(days=2)
+#: Transcripts that are asked for in one look at the most.
+_MOST = 25
+_COMPLETED = "conversation.completed"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A conversation that is complete.
+
+    :param key: the same whenever it is shown; another one if the conversation is completed again.
+    :param at: UTC, when it was completed, or took place where that is not told.
+    """
+
+    key: str
+    conversation_id: str
+    at: datetime
+
+
+@dataclass
+class Completions:
+    """Looks for complete conversations with one client.
+
+    REST API v1: the account's webhook deliveries, wherever they went; where none are listed, the transcripts of what
+    the list shows of the last two days, each of which counts against the daily quota. tellcasey: the list.
+
+    :raises DstnyValidationError: of API v2, which has no list that tells.
+    """
+
+    client: AnyClient
+    _complete: dict[str, Completion] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.client, DstnyClient):
+            raise DstnyValidationError(
+                None,
+                "API v2 has no list that tells what is complete.",
+                hint="Take its webhooks in, or use a connection of type dstny_rest.",
+            )
+
+    async def look(self, now: datetime) -> list[Completion]:
+        """Return what is complete of the last days, all of it each time, the oldest first.
+
+        :param now: UTC.
+        :raises DstnyError: the API did not tell; a later look may.
+        """
+        found: Iterable[Completion] = ()
+        match self.client:
+            case DstnyRestClient() as rest:
+                found = await self._delivered(rest, now) or await self._transcribed(rest, now)
+            case TellcaseyClient() as casey:
+                found = await self._listed_as_complete(casey, now)
+        return sorted(found, key=lambda one: (one.at, one.key))
+
+    async def _delivered(self, client: DstnyRestClient, now: datetime) -> list[Completion]:
+        return [
+            Completion(delivery.id, delivery.resource_id, at)
+            for delivery in await client.list_webhook_deliveries.aio()
+            if delivery.event_type == _COMPLETED
+            and delivery.id
+            and delivery.resource_id
+            and (at := utc_time(delivery.created_at)) is not None
+            and at > now - SHOWN
+        ]
+
+    async def _transcribed(self, client: DstnyRestClient, now: datetime) -> Iterable[Completion]:
+        listed: dict[str, datetime] = {}
+        async for row in client.iter_conversations.aio(date_from=now - _ASKED_FOR, date_to=now):
+            if row.id is not None:
+                listed[str(row.id)] = utc_time(row.date) or now
+        self._complete = {one: known for one, known in self._complete.items() if one in listed}
+        # The newest first: of what is old, most was complete before.
+        unknown = sorted(
+            (one for one in listed if one not in self._complete), key=lambda one: listed[one], reverse=True
+        )
+        for conversation_id in unknown[:_MOST]:
+            try:
+                transcript = await client.get_transcript.aio(conversation_id)
+            except DstnyNotFoundError:
+                continue
+            except DstnyApiError as error:
+                if error.affects_all:
+                    raise
+                _log.warning("Conversation %s: %s", conversation_id, error)
+                continue
+            if transcript.is_ready:
+                self._complete[conversation_id] = Completion(conversation_id, conversation_id, listed[conversation_id])
+        return self._complete.values()
+
+    async def _listed_as_complete(self, client: TellcaseyClient, now: datetime) -> list[Completion]:
+        found = []
+        async for row in client.iter_conversations.aio(status="completed"):
+            at = utc_time(row.completed_at) or utc_time(row.started_at) or now
+            if row.id is not None and at > now - SHOWN:
+                found.append(Completion(str(row.id), str(row.id), at))
+        return found
+
+
+@dataclass
+class Fired:
+    """Which completions were told before.
+
+    :param since: UTC; what was completed before is nobody's news.
+    :param keys: those told, with their times.
+    """
+
+    since: datetime
+    keys: dict[str, datetime] = field(default_factory=dict)
+
+    def news(self, found: Iterable[Completion]) -> list[Completion]:
+        """Return what was not told before, and remember it; what is not shown any more is forgotten."""
+        found = list(found)
+        new = [one for one in found if one.at > self.since and one.key not in self.keys]
+        self.keys |= {one.key: one.at for one in new}
+        latest = max((one.at for one in found), default=self.since)
+        # Twice as long, since the API may show a delivery a little longer than we do.
+        self.keys = {key: at for key, at in self.keys.items() if at > latest - 2 * SHOWN}
+        return new
+
+    def to_json(self) -> dict[str, object]:
+        return {"since": self.since.isoformat(), "keys": {key: at.isoformat() for key, at in self.keys.items()}}
+
+    @classmethod
+    def from_json(cls, stored: object) -> Fired | None:
+        """Read what :meth:`to_json` wrote, None if it is something else."""
+        try:
+            assert isinstance(stored, Mapping)
+            keys = {str(key): datetime.fromisoformat(at) for key, at in stored["keys"].items()}
+            return cls(datetime.fromisoformat(stored["since"]), keys)
+        except (AssertionError, KeyError, TypeError, ValueError, AttributeError):
+            return None

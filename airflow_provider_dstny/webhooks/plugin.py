@@ -1,0 +1,46 @@
+"""Mounts the receiver in Airflow's API server. Every component of Airflow imports this: nothing heavy above."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.plugins_manager import AirflowPlugin
+
+PREFIX = "/dstny/webhooks"
+
+
+class _Apps:
+    """The app, made when the API server asks for it; none as long as webhooks are not enabled."""
+
+    def __get__(self, plugin: object, owner: type) -> list[dict[str, Any]]:
+        from airflow.configuration import conf
+
+        if not conf.getboolean("dstny", "webhooks_enabled", fallback=False):
+            return []
+        return [{"app": _app(), "url_prefix": PREFIX, "name": "dstny_webhooks"}]
+
+
+class DstnyPlugin(AirflowPlugin):
+    """Webhooks of Dstny at ``/dstny/webhooks/{dstny_conn_id}``, if ``[dstny] webhooks_enabled`` is set."""
+
+    name = "dstny"
+    fastapi_apps = _Apps()
+
+
+def _app() -> Any:
+    from airflow.models.connection import Connection
+
+    from airflow_provider_dstny.webhooks.accounts import Accounts
+    from airflow_provider_dstny.webhooks.receiver import Receiver
+    from airflow_provider_dstny.webhooks.sinks import MetadataDatabase
+
+    def find(dstny_conn_id: str) -> Any:
+        from airflow.providers.common.compat.sdk import AirflowNotFoundException
+
+        try:
+            return Connection.get_connection_from_secrets(dstny_conn_id)
+        except AirflowNotFoundException:
+            return None
+
+    accounts = Accounts(find)
+    return Receiver(accounts.get, MetadataDatabase(), confirm=accounts.confirm).asgi
