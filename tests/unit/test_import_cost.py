@@ -54,3 +54,15 @@ heavy = ("airflow", "httpx", "pydantic")
 print(json.dumps(sorted(name for name in set(sys.modules) - before if name.startswith(heavy))))
 """
     assert imported_by(script) == ["airflow_provider_dstny", "airflow_provider_dstny.provider_info"]
+
+
+def test_the_plugin_adds_nothing_but_itself_as_long_as_webhooks_are_off():
+    script = """
+import json, sys
+import airflow.plugins_manager
+before = set(sys.modules)
+from airflow_provider_dstny.webhooks.plugin import DstnyPlugin
+assert DstnyPlugin().fastapi_apps == []
+print(json.dumps(sorted(set(sys.modules) - before - {"airflow_provider_dstny"})))
+"""
+    assert imported_by(script) == ["airflow_provider_dstny.webhooks", "airflow_provider_dstny.webhooks.plugin"]
