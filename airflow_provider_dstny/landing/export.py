@@ -378,10 +378,7 @@ class Export:
             )
             self._counts[after.state.value] += 1
             # It might be gone before it is there.
-            row = self._work.list_row(conversation_id) if entry.content is None else None
-            answer = (
-                None if row is None else self._parts.redacted("listed", self._source.listed_body(conversation_id, row))
-            )
+            answer = self._as_listed(conversation_id) if entry.content is None else None
             if answer is not None:
                 after = replace(after, content=version_of(answer.body))
             return Found(conversation_id, after, answer)
@@ -412,10 +409,7 @@ class Export:
             if listed and entry.content is None and not self._was_landed_later(entry)
         ]
         for conversation_id, entry in unread:
-            row = self._work.list_row(conversation_id)
-            answer = (
-                None if row is None else self._parts.redacted("listed", self._source.listed_body(conversation_id, row))
-            )
+            answer = self._as_listed(conversation_id)
             if answer is not None:
                 found.append(Found(conversation_id, replace(entry, content=version_of(answer.body)), answer))
             if len(found) >= _LISTED_BATCH:
@@ -424,7 +418,7 @@ class Export:
         self._parts.save("listed", found)
 
     def _as_listed(self, conversation_id: str) -> Answer | None:
-        """Return the row of the list as it may be landed."""
+        """Return the row of the list as it may be landed, None if none was kept or nothing of it may be."""
         row = self._work.list_row(conversation_id)
         return None if row is None else self._parts.redacted("listed", self._source.listed_body(conversation_id, row))
 

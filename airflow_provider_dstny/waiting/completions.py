@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from airflow_provider_dstny.api.dstny import DstnyClient
@@ -23,6 +23,7 @@ SHOWN = timedelta(days=7)
 _ASKED_FOR = timedelta(days=2)
 #: Transcripts that are asked for in one look at the most.
 _MOST = 25
+_NEVER = datetime.min.replace(tzinfo=UTC)
 _COMPLETED = "conversation.completed"
 _log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class Completions:
 
     client: AnyClient
     _complete: dict[str, Completion] = field(default_factory=dict)
+    _asked_at: dict[str, datetime] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if isinstance(self.client, DstnyClient):
@@ -92,11 +94,12 @@ class Completions:
             if row.id is not None:
                 listed[str(row.id)] = utc_time(row.date) or now
         self._complete = {one: known for one, known in self._complete.items() if one in listed}
-        # The newest first: of what is old, most was complete before.
-        unknown = sorted(
-            (one for one in listed if one not in self._complete), key=lambda one: listed[one], reverse=True
-        )
+        self._asked_at = {one: at for one, at in self._asked_at.items() if one in listed}
+        # The newest first, of which most is not complete yet; then all take turns.
+        unknown = sorted(listed.keys() - self._complete.keys(), key=lambda one: listed[one], reverse=True)
+        unknown.sort(key=lambda one: self._asked_at.get(one, _NEVER))
         for conversation_id in unknown[:_MOST]:
+            self._asked_at[conversation_id] = now
             try:
                 transcript = await client.get_transcript.aio(conversation_id)
             except DstnyNotFoundError:

@@ -89,6 +89,16 @@ class TestCompletions:
             assert simulator.books.count("get_transcript") == 3 + 2
             assert late not in {one.conversation_id for one in second}
 
+    def test_without_deliveries_none_waits_for_those_that_stay_without_a_transcript(self):
+        with Simulator(samples=0, fresh=0, webhooks=False, requests_per_minute=None) as simulator:
+            now = datetime.now(UTC).timestamp()
+            for n in range(60):
+                simulator.rest.add(date=now - 600 * n - 600, transcript_at=now + 3600)
+            self.look(simulator, DstnyRestClient, simulator.rest_token, count=3)
+            asked = [entry.path for entry in simulator.books.entries if entry.operation == "get_transcript"]
+            assert len(asked) == 75
+            assert len(set(asked)) == 60
+
     def test_tellcasey_tells_by_its_list(self):
         with Simulator(samples=12, fresh=3, transcript_after=3600) as simulator:
             found = self.look(simulator, TellcaseyClient, simulator.tellcasey_token)[0]
