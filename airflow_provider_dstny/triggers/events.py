@@ -28,9 +28,11 @@ class DstnyConversationEventTrigger(BaseEventTrigger):
 
     REST API v1: it reads the account's webhook deliveries, one request a look; of an account without, the list of the
     last two days and 25 transcripts a look of what was not complete before, each in turn. There, what took place before
-    the first look is left out, since nothing tells when it was completed. tellcasey: the list. On Airflow 3.3 and later, watchers of
-    one connection share one stream of looks, and what was told is remembered over restarts of the triggerer: nothing is
-    missed, and only a kill within 5 s of an event tells it again. Before, a restart begins with what completes then.
+    the first look is left out, since nothing tells when it was completed. tellcasey: the list.
+
+    On Airflow 3.3 and later, watchers of one connection share one stream of looks, and what was told is remembered over
+    restarts of the triggerer: nothing is missed, and only a kill within 5 s of an event tells it again. Before, a
+    restart begins with what completes then.
 
     The event is ``{"conversation_id", "completion", "timestamp"}``.
 
