@@ -9,7 +9,7 @@ from urllib.parse import quote
 from airflow.providers.common.compat.sdk import Asset
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from urllib.parse import SplitResult
 
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,250}")
@@ -39,6 +39,18 @@ def conversation_ids(triggering_asset_events: Mapping[Asset, Collection[Any]]) -
     events = [event for of_asset in triggering_asset_events.values() for event in of_asset]
     ids = [(event.extra.get("payload") or event.extra).get("conversation_id") for event in events]
     return list(dict.fromkeys(str(one) for one in ids if one))
+
+
+def partition_keys(partitioned: Iterable[bool], conversation_id: str | None) -> list[str | None]:
+    """Return the partition keys with which the DAGs on an asset want the event of a conversation; None is for no key.
+
+    Airflow starts DAGs of partitions by events with a key only, and the others by those without only.
+
+    :param partitioned: of each DAG on the asset, whether it has partitions.
+    """
+    partitioned = list(partitioned)
+    keys: list[str | None] = [None] if not all(partitioned) or not partitioned else []
+    return [*keys, conversation_id] if any(partitioned) else keys
 
 
 def sanitize_uri(uri: SplitResult) -> SplitResult:

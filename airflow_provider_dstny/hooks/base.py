@@ -7,11 +7,11 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Self, TypeAlias, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from airflow.providers.common.compat.sdk import BaseHook
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 from airflow_provider_dstny.api.errors import DstnyError, DstnyValidationError
 from airflow_provider_dstny.api.ids import encode_id
@@ -45,6 +45,10 @@ def _texts(value: Any) -> Any:
     return value.replace(",", " ").split() if isinstance(value, str) else value
 
 
+#: Everybody knows a blank one.
+_Secret: TypeAlias = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
 def _web_address(value: str) -> str:
     if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", value):
         raise ValueError("must be an http or https address without user, query or fragment")
@@ -64,7 +68,7 @@ class ConnectionExtra(BaseModel):
     app_url: Annotated[str | None, AfterValidator(_web_address)] = None
     throttle_url: str | None = Field(default=None, repr=False)
     daily_conversation_quota: int | None = Field(default=None, ge=1)
-    webhook_secrets: Annotated[list[str], BeforeValidator(_texts)] = Field(default_factory=list, repr=False)
+    webhook_secrets: Annotated[list[_Secret], BeforeValidator(_texts)] = Field(default_factory=list, repr=False)
 
     @classmethod
     def parse(cls, values: Any) -> ConnectionExtra:

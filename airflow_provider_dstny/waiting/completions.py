@@ -32,7 +32,8 @@ _log = logging.getLogger(__name__)
 class Completion:
     """A conversation that is complete.
 
-    :param key: the same whenever it is shown; another one if the conversation is completed again.
+    :param key: the same whenever one source shows it: the delivery's id, or else the conversation's. Another one if a
+        delivery tells that the conversation was completed again.
     :param at: UTC, when it was completed, or took place where that is not told.
     """
 
@@ -127,31 +128,53 @@ class Fired:
     """Which completions were told before.
 
     :param since: UTC; what was completed before is nobody's news.
-    :param keys: those told, with their times.
+    :param told: by conversation id, the keys of its completions, with their times.
     """
 
     since: datetime
-    keys: dict[str, datetime] = field(default_factory=dict)
+    told: dict[str, dict[str, datetime]] = field(default_factory=dict)
+
+    def __or__(self, other: Fired) -> Fired:
+        """Return what either knows: what one has told is told, and what came after the earlier one began is news."""
+        told = {one: self.told.get(one, {}) | other.told.get(one, {}) for one in self.told.keys() | other.told.keys()}
+        return Fired(min(self.since, other.since), told)
 
     def news(self, found: Iterable[Completion]) -> list[Completion]:
-        """Return what was not told before, and remember it; what is not shown any more is forgotten."""
-        found = list(found)
-        new = [one for one in found if one.at > self.since and one.key not in self.keys]
-        self.keys |= {one.key: one.at for one in new}
+        """Return what was not told before, and remember it; what is not shown any more is forgotten.
+
+        :param found: the oldest first.
+        """
+        found = [one for one in found if one.at > self.since]
+        new = []
+        for one in found:
+            if not self._is_told(one):
+                new.append(one)
+            self.told.setdefault(one.conversation_id, {}).setdefault(one.key, one.at)
         latest = max((one.at for one in found), default=self.since)
         # Twice as long, since the API may show a delivery a little longer than we do.
-        self.keys = {key: at for key, at in self.keys.items() if at > latest - 2 * SHOWN}
+        self.told = {one: keys for one, keys in self.told.items() if max(keys.values()) > latest - 2 * SHOWN}
         return new
 
+    def _is_told(self, one: Completion) -> bool:
+        """Tell whether it was told, if only from the other source: a transcript and the first delivery are the same."""
+        keys = self.told.get(one.conversation_id, {}).keys()
+        by_transcript = one.conversation_id
+        return one.key in keys or keys == {by_transcript} or (bool(keys) and one.key == by_transcript)
+
     def to_json(self) -> dict[str, object]:
-        return {"since": self.since.isoformat(), "keys": {key: at.isoformat() for key, at in self.keys.items()}}
+        told = {one: {key: at.isoformat() for key, at in keys.items()} for one, keys in self.told.items()}
+        return {"since": self.since.isoformat(), "told": told}
 
     @classmethod
     def from_json(cls, stored: object) -> Fired | None:
         """Read what :meth:`to_json` wrote, None if it is something else."""
         try:
             assert isinstance(stored, Mapping)
-            keys = {str(key): datetime.fromisoformat(at) for key, at in stored["keys"].items()}
-            return cls(datetime.fromisoformat(stored["since"]), keys)
+            told = {
+                str(one): {str(key): datetime.fromisoformat(at) for key, at in keys.items()}
+                for one, keys in stored["told"].items()
+                if keys
+            }
+            return cls(datetime.fromisoformat(stored["since"]), told)
         except (AssertionError, KeyError, TypeError, ValueError, AttributeError):
             return None

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -24,9 +24,10 @@ from starlette.routing import Mount, Route
 from airflow_provider_dstny.webhooks.accounts import Accounts
 from airflow_provider_dstny.webhooks.airflow_api import AirflowApi
 from airflow_provider_dstny.webhooks.plugin import PREFIX
-from airflow_provider_dstny.webhooks.receiver import Receiver
+from airflow_provider_dstny.webhooks.receiver import Receiver, StoreError
 from airflow_provider_dstny.webhooks.sinks import Inbox
 
+_log = logging.getLogger(__name__)
 _PASSWORD = "DSTNY_WEBHOOKS_AIRFLOW_PASSWORD"  # noqa: S105 - the name of a variable
 
 
@@ -44,26 +45,40 @@ def find_connection(dstny_conn_id: str) -> Any:
     return None
 
 
-def app(airflow: AirflowApi, store_url: str) -> Starlette:
+def app(airflow: AirflowApi, store_url: str, *, on_death: Callable[[], None] = lambda: None) -> Starlette:
     """Return the receiver below ``/dstny/webhooks``, and ``GET /health``.
 
     :param store_url: of the database of deliveries, as SQLAlchemy reads it.
+    :param on_death: called if nothing will be handed on any more.
     """
     options: dict[str, Any] = {"connect_args": {"timeout": 30}} if store_url.startswith("sqlite") else {}
     inbox = Inbox(create_engine(store_url, pool_pre_ping=True, **options), airflow)
     accounts = Accounts(find_connection)
     receiver = Receiver(accounts.get, inbox, confirm=accounts.confirm)
+    handing_on: list[asyncio.Task[None]] = []
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            _log.critical("Nothing is handed on any more", exc_info=task.exception())
+            on_death()
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        task = asyncio.create_task(inbox.hand_on())
         async with airflow:
+            task = asyncio.create_task(inbox.hand_on())
+            task.add_done_callback(ended)
+            handing_on.append(task)
             yield
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            await asyncio.wait([task])
 
     async def health(request: Any) -> Response:
+        if any(task.done() for task in handing_on):
+            return JSONResponse({"status": "nothing is handed on"}, 503)
+        try:
+            await inbox.check()
+        except StoreError:
+            return JSONResponse({"status": "the store is not reached"}, 503)
         return JSONResponse({"status": "healthy"})
 
     return Starlette(routes=[Route("/health", health), Mount(PREFIX, receiver.asgi)], lifespan=lifespan)
@@ -86,8 +101,19 @@ def main(arguments: list[str] | None = None) -> None:
     if given.airflow_user and not password:
         parser.error(f"--airflow-user needs the password in {_PASSWORD}")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    airflow = AirflowApi(given.airflow_url, given.airflow_user, password)
-    uvicorn.run(app(airflow, given.store), host=given.host, port=given.port, log_level="warning", access_log=False)
+    has_died = False
+
+    def die() -> None:
+        nonlocal has_died
+        has_died = server.should_exit = True
+
+    receiver = app(AirflowApi(given.airflow_url, given.airflow_user, password), given.store, on_death=die)
+    config = uvicorn.Config(receiver, host=given.host, port=given.port, log_level="warning", access_log=False)
+    server = uvicorn.Server(config)
+    with suppress(KeyboardInterrupt):
+        server.run()
+    if has_died or not server.started:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

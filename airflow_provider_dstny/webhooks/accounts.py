@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -13,8 +14,11 @@ from airflow_provider_dstny.webhooks.verify import WebhookEvent
 if TYPE_CHECKING:
     from airflow.models.connection import Connection
 
-#: Seconds for which a connection is not read again, and how many are remembered.
+#: Seconds for which a connection is not read again, and how many are remembered, of those that are known and of others.
 _REMEMBERED, _MOST = 30.0, 1000
+#: How many are read at a time, of either: the threads are those of Airflow's API server, too.
+_READ_AT_A_TIME = 4
+_log = logging.getLogger(__name__)
 
 
 class Accounts:
@@ -26,17 +30,21 @@ class Accounts:
     def __init__(self, find: Callable[[str], Connection | None], clock: Callable[[], float] = time.monotonic) -> None:
         self._find = find
         self._clock = clock
+        # Anybody can make names up; they must neither push out those that are known nor keep them waiting.
         self._known: dict[str, tuple[float, Account | None]] = {}
+        self._unknown: dict[str, tuple[float, Account | None]] = {}
+        self._turns = {known: asyncio.Semaphore(_READ_AT_A_TIME) for known in (True, False)}
 
     async def get(self, dstny_conn_id: str) -> Account | None:
-        """Return what a receiver must know of a connection, None if there is none with secrets."""
-        read_at, account = self._known.get(dstny_conn_id, (None, None))
-        if read_at is None or self._clock() - read_at > _REMEMBERED:
-            account = await asyncio.to_thread(self._read, dstny_conn_id)
-            if len(self._known) >= _MOST:
-                self._known.clear()
-            self._known[dstny_conn_id] = self._clock(), account
-        return account
+        """Return what a receiver must know of a connection, None if there is none of the three types with secrets."""
+        entry = self._remembered(dstny_conn_id)
+        if entry is None:
+            async with self._turns[dstny_conn_id in self._known]:
+                # Another request may have had it read meanwhile.
+                entry = self._remembered(dstny_conn_id)
+                if entry is None:
+                    entry = self._remember(dstny_conn_id, await asyncio.to_thread(self._read, dstny_conn_id))
+        return entry[1]
 
     async def confirm(self, dstny_conn_id: str, hint: WebhookEvent) -> WebhookEvent | None:
         """Look up in the API what an unsigned webhook said; None if it is not so (yet)."""
@@ -57,11 +65,33 @@ class Accounts:
                 return None
             return hint if conversation.status == "completed" else None
 
+    def _remembered(self, dstny_conn_id: str) -> tuple[float, Account | None] | None:
+        entry = self._known.get(dstny_conn_id) or self._unknown.get(dstny_conn_id)
+        return entry if entry is not None and self._clock() - entry[0] <= _REMEMBERED else None
+
+    def _remember(self, dstny_conn_id: str, account: Account | None) -> tuple[float, Account | None]:
+        """Keep what was read; the oldest of its kind goes if there are too many."""
+        self._known.pop(dstny_conn_id, None)
+        self._unknown.pop(dstny_conn_id, None)
+        kept = self._unknown if account is None else self._known
+        if len(kept) >= _MOST:
+            del kept[next(iter(kept))]
+        kept[dstny_conn_id] = entry = self._clock(), account
+        return entry
+
     def _read(self, dstny_conn_id: str) -> Account | None:
+        from airflow_provider_dstny.api.errors import DstnyValidationError
         from airflow_provider_dstny.hooks.base import ConnectionExtra
+        from airflow_provider_dstny.provider_info import PROVIDER_INFO
 
         connection = self._find(dstny_conn_id)
-        if connection is None:
+        types = {form["connection-type"] for form in PROVIDER_INFO["connection-types"]}
+        if connection is None or connection.conn_type not in types:
             return None
-        secrets = ConnectionExtra.parse(connection.extra_dejson).webhook_secrets
+        try:
+            secrets = ConnectionExtra.parse(connection.extra_dejson).webhook_secrets
+        except DstnyValidationError as error:
+            # To the outside it is like one that does not exist.
+            _log.error("Connection %s takes no webhooks: %s", dstny_conn_id, error)
+            return None
         return Account(connection.conn_type, secrets) if secrets else None

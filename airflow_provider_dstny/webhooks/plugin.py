@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
 PREFIX = "/dstny/webhooks"
+_log = logging.getLogger(__name__)
 
 
 class _Apps:
@@ -14,8 +16,15 @@ class _Apps:
 
     def __get__(self, plugin: object, owner: type) -> list[dict[str, Any]]:
         from airflow.configuration import conf
+        from airflow.exceptions import AirflowConfigException
 
-        if not conf.getboolean("dstny", "webhooks_enabled", fallback=False):
+        try:
+            enabled = conf.getboolean("dstny", "webhooks_enabled", fallback=False)
+        except AirflowConfigException:
+            # Raised here, it would stop the API server.
+            _log.error("[dstny] webhooks_enabled is neither true nor false: no webhooks are taken.")
+            enabled = False
+        if not enabled:
             return []
         return [{"app": _app(), "url_prefix": PREFIX, "name": "dstny_webhooks"}]
 
@@ -31,8 +40,8 @@ def _app() -> Any:
     from airflow.models.connection import Connection
 
     from airflow_provider_dstny.webhooks.accounts import Accounts
+    from airflow_provider_dstny.webhooks.metadata_database import MetadataDatabase
     from airflow_provider_dstny.webhooks.receiver import Receiver
-    from airflow_provider_dstny.webhooks.sinks import MetadataDatabase
 
     def find(dstny_conn_id: str) -> Any:
         from airflow.providers.common.compat.sdk import AirflowNotFoundException

@@ -2,6 +2,7 @@
 
 ``POST /{dstny_conn_id}`` is for the signed webhooks of the REST API v1, ``POST /{dstny_conn_id}/{secret}`` for those of
 API v2 and tellcasey, whose signatures are not known: what these say is a hint, and is looked up before it is believed.
+A secret may have slashes, as base64 does, percent-encoded or not.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ class Receiver:
         self.asgi = Starlette(
             routes=[
                 Route("/{dstny_conn_id}", self._take_signed, methods=["POST"]),
-                Route("/{dstny_conn_id}/{secret}", self._take_hint, methods=["POST"]),
+                Route("/{dstny_conn_id}/{secret:path}", self._take_hint, methods=["POST"]),
             ]
         )
 
@@ -100,17 +101,17 @@ class Receiver:
         body = await _body(request)
         if isinstance(body, Response):
             return body
-        account = await self._known(request, ("dstny_rest",))
-        if isinstance(account, Response):
-            return account
+        secrets = await self._secrets(request, ("dstny_rest",))
+        if isinstance(secrets, Response):
+            return secrets
         headers = {name: value for name, value in request.headers.items() if name.startswith("x-webhook-")}
         if any(len(request.headers.getlist(name)) > 1 for name in headers):
             return _unauthorized()
-        if account is None:
+        if not secrets:
             is_signed(body, headers.get("x-webhook-signature", ""), _NOBODY)
             return _unauthorized()
         try:
-            event = verify(body, headers, account.secrets, now=self._clock(), tolerance=self._tolerance)
+            event = verify(body, headers, secrets, now=self._clock(), tolerance=self._tolerance)
         except WebhookRejected as error:
             return _refused(request, error)
         return await self._keep(request, event)
@@ -119,15 +120,14 @@ class Receiver:
         body = await _body(request)
         if isinstance(body, Response):
             return body
-        account = await self._known(request, ("dstny", "tellcasey"))
-        if isinstance(account, Response):
-            return account
+        secrets = await self._secrets(request, ("dstny", "tellcasey"))
+        if isinstance(secrets, Response):
+            return secrets
         given = request.path_params["secret"].encode()
-        secrets = account.secrets if account is not None else _NOBODY
         known = False
-        for secret in secrets:
+        for secret in secrets or _NOBODY:
             known |= hmac.compare_digest(secret.encode(), given)
-        if account is None or not known:
+        if not secrets or not known:
             return _unauthorized()
         try:
             hint = hinted(body)
@@ -143,16 +143,19 @@ class Receiver:
         # A hint that the API does not confirm may have been made up; it may also be early.
         return await self._keep(request, event) if event is not None else _answer(503, "not confirmed, try again")
 
-    async def _known(self, request: Request, apis: Collection[str]) -> Account | Response | None:
-        """Return what is known of the connection, None if it takes no such webhooks."""
+    async def _secrets(self, request: Request, apis: Collection[str]) -> list[str] | Response:
+        """Return the secrets of the connection, none if it takes no such webhooks."""
         if not _CONN_ID.fullmatch(_conn_id(request)):
-            return None
+            return []
         try:
             account = await self._account_of(_conn_id(request))
         except Exception as error:
             _log.warning("Connection %s could not be read: %s", _conn_id(request), type(error).__name__)
             return _answer(503, "not stored, try again")
-        return account if account is not None and account.api in apis and account.secrets else None
+        if account is None or account.api not in apis:
+            return []
+        # Everybody knows a blank one, and a path may end where its secret would begin.
+        return [secret for secret in account.secrets if secret.strip()]
 
     async def _keep(self, request: Request, event: WebhookEvent) -> Response:
         if not event.is_about_completion:

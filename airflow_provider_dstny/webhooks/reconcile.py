@@ -7,7 +7,6 @@ import json
 import logging
 from collections import Counter
 from datetime import UTC, datetime
-from typing import Any
 
 import httpx
 
@@ -17,6 +16,9 @@ from airflow_provider_dstny.api.models.rest import WebhookDelivery
 from airflow_provider_dstny.api.times import iso_time
 from airflow_provider_dstny.webhooks.verify import COMPLETED
 
+#: What a receiver answers to a delivery that it took, and what that counts as.
+_TAKEN = {"stored": "stored", "known already": "known", "nothing to do about it": "ignored"}
+_MOST_NAMED = 20
 _log = logging.getLogger(__name__)
 
 
@@ -29,15 +31,17 @@ def reconcile(
 ) -> dict[str, int]:
     """Hand deliveries that the API could not deliver to the receiver, as if they came from the API.
 
-    The receiver knows those that it has after all: nothing becomes an event twice.
+    The receiver knows those that it has after all: nothing becomes an event twice. One that it refuses does not keep
+    the others from it; where it cannot be reached, nothing more is sent.
 
     :param client: lists the deliveries; one request.
     :param receiver_url: of the connection, ``https://airflow.example.com/dstny/webhooks/dstny_rest_default``.
     :param secret: one that the connection has in ``webhook_secrets``.
-    :return: ``{"listed", "missed", "stored", "known"}``.
-    :raises DstnyError: the receiver did not take one; what it took stays taken.
+    :return: ``{"listed", "missed", "stored", "known", "ignored"}``.
+    :raises DstnyError: the receiver did not take all, told by id; what it took stays taken.
     """
-    counts = Counter(listed=0, missed=0, stored=0, known=0)
+    counts = Counter(listed=0, missed=0, stored=0, known=0, ignored=0)
+    failed: list[str] = []
     with httpx.Client(timeout=30.0, transport=transport) as http:
         for delivery in client.list_webhook_deliveries():
             counts["listed"] += 1
@@ -49,7 +53,22 @@ def reconcile(
             ):
                 continue
             counts["missed"] += 1
-            counts["known" if _hand_over(http, receiver_url, delivery, secret) == "known already" else "stored"] += 1
+            try:
+                answer = _hand_over(http, receiver_url, delivery, secret)
+            except httpx.HTTPError as error:
+                failed.append(f"{delivery.id} ({type(error).__name__})")
+                break
+            taken = _TAKEN.get(_told(answer)) if answer.is_success else None
+            if taken is None:
+                failed.append(f"{delivery.id} (it answered {answer.status_code})")
+            else:
+                counts[taken] += 1
+    if failed:
+        named = ", ".join(failed[:_MOST_NAMED]) + (", …" if len(failed) > _MOST_NAMED else "")
+        raise DstnyError(
+            f"The receiver did not take {len(failed)} of {counts['missed']} missed deliveries: {named}. It stored "
+            f"{counts['stored']} and knew {counts['known']}. A retry goes on with those it does not have."
+        )
     _log.info("%(listed)d deliveries are listed, %(missed)d were missed, %(stored)d of them are new", counts)
     return dict(counts)
 
@@ -74,7 +93,7 @@ def _has_arrived(delivery: WebhookDelivery) -> bool:
     return delivery.delivered_at is not None or str(delivery.status).lower() in ("delivered", "success", "succeeded")
 
 
-def _hand_over(http: httpx.Client, url: str, delivery: WebhookDelivery, secret: str) -> Any:
+def _hand_over(http: httpx.Client, url: str, delivery: WebhookDelivery, secret: str) -> httpx.Response:
     body = json.dumps(
         {
             "event": COMPLETED,
@@ -84,12 +103,13 @@ def _hand_over(http: httpx.Client, url: str, delivery: WebhookDelivery, secret: 
         }
     ).encode()
     signature = f"sha256={hmac.new(secret.encode(), body, 'sha256').hexdigest()}"
+    return http.post(url, content=body, headers={"X-Webhook-Signature": signature})
+
+
+def _told(answer: httpx.Response) -> str:
+    """Return what a receiver says it did; nothing if it was no receiver that answered."""
     try:
-        answer = http.post(url, content=body, headers={"X-Webhook-Signature": signature})
-    except httpx.HTTPError as error:
-        reason = type(error).__name__
-    else:
-        if answer.is_success:
-            return answer.json().get("status")
-        reason = f"it answered {answer.status_code}"
-    raise DstnyError(f"The receiver did not take a delivery ({reason}). A retry goes on with those it does not have.")
+        told = answer.json()
+    except (ValueError, RecursionError):
+        return ""
+    return str(told.get("status")) if isinstance(told, dict) else ""

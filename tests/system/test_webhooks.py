@@ -29,10 +29,11 @@ PASSWORDS = {"boss": "password-of-boss", "hooks": "password-of-hooks"}
 DEADLY_PLUGIN = """
 import os, signal
 from pathlib import Path
-from airflow_provider_dstny.webhooks import sinks
+from airflow_provider_dstny.webhooks import metadata_database
 
 FILE = Path(os.environ["AIRFLOW_HOME"], "die_when")
-register, store = sinks._register, sinks.MetadataDatabase._store
+sink = metadata_database.MetadataDatabase
+register, store = metadata_database._register, sink._store
 
 def die(when):
     if FILE.exists() and FILE.read_text() == when:
@@ -48,7 +49,7 @@ def deadly_store(*arguments):
     die("stored")
     return is_new
 
-sinks._register, sinks.MetadataDatabase._store = deadly_register, deadly_store
+metadata_database._register, sink._store = deadly_register, deadly_store
 """
 
 

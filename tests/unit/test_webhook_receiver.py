@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from airflow_provider_dstny.webhooks import receiver as receiver_module
+from airflow_provider_dstny.webhooks.plugin import DstnyPlugin
 from airflow_provider_dstny.webhooks.receiver import LARGEST_BODY, Account, Receiver, StoreError
 
 NOW = datetime(2026, 2, 8, 0, 1, tzinfo=UTC)
@@ -21,6 +22,9 @@ ACCOUNTS = {
     "v2": Account("dstny", ["path-secret"]),
     "casey": Account("tellcasey", ["path-secret"]),
     "bare": Account("dstny_rest", []),
+    "base64": Account("dstny", ["/ab/cd+ef=="]),
+    "blank": Account("dstny", ["", " "]),
+    "blank_rest": Account("dstny_rest", [""]),
 }
 COMPLETED = "conversation.completed"
 
@@ -137,7 +141,8 @@ OLD = body_of(timestamp=NOW - timedelta(days=2))
         pytest.param("/v2", body_of(), signed(body_of(), "path-secret"), 401, id="connection of another type"),
         pytest.param("/bare", body_of(), signed(body_of(), "x"), 401, id="connection without secrets"),
         pytest.param("/..%2Frest", body_of(), signed(body_of()), 401, id="path"),
-        pytest.param("/rest/x/y", body_of(), signed(body_of()), 404, id="longer path"),
+        pytest.param("/rest/x/y", body_of(), signed(body_of()), 401, id="longer path"),
+        pytest.param("/blank_rest", body_of(), signed(body_of(), ""), 401, id="signed with a blank secret"),
         pytest.param("/re st", body_of(), signed(body_of()), 401, id="odd connection"),
         pytest.param("/rest", DEEP, signed(DEEP), 400, id="deep JSON"),
         pytest.param("/rest", TWICE, signed(TWICE), 400, id="duplicate keys"),
@@ -159,6 +164,10 @@ OLD = body_of(timestamp=NOW - timedelta(days=2))
         pytest.param("/rest", b"0" * (LARGEST_BODY + 1), signed(b""), 413, id="large body"),
         pytest.param("/broken", body_of(), signed(body_of()), 503, id="secrets backend down"),
         pytest.param("/v2/guessed", b"{}", {}, 401, id="wrong secret in the path"),
+        pytest.param("/base64//ab/cd+ef", b"{}", {}, 401, id="wrong secret with slashes in the path"),
+        pytest.param("/v2/", b"{}", {}, 401, id="no secret in the path"),
+        pytest.param("/blank/", b"{}", {}, 401, id="no secret in the path, as in the connection"),
+        pytest.param("/blank/%20", b"{}", {}, 401, id="blank secret in the path, as in the connection"),
         pytest.param("/rest/new-secret", b"{}", {}, 401, id="signed API, secret in the path"),
         pytest.param("/nobody/path-secret", b"{}", {}, 401, id="unknown connection, secret in the path"),
         pytest.param("/v2/path-secret", b"{}", {}, 400, id="hint of no form"),
@@ -231,6 +240,16 @@ class TestHints:
         assert post(app, "/v2/path-secret", self.created()).json() == {"status": "known already"}
         assert len(sink.events) == 1
 
+    @pytest.mark.parametrize("secret", ["/ab/cd+ef==", "%2Fab%2Fcd%2Bef%3D%3D"])
+    def test_a_secret_may_have_slashes(self, app, sink, secret):
+        assert post(app, f"/base64/{secret}", self.created()).json() == {"status": "stored"}
+        assert len(sink.events) == 1
+
+    @pytest.mark.parametrize("path", ["/base64/ab/cd", "/nobody/ab/cd", "/rest/ab/cd"])
+    def test_a_wrong_secret_with_slashes_is_answered_like_any_other(self, app, path):
+        wrong, usual = post(app, path, self.created()), post(app, "/v2/guessed", self.created())
+        assert (wrong.status_code, wrong.content, wrong.headers) == (401, usual.content, usual.headers)
+
     @pytest.mark.parametrize("conversation_id", ["made-up", "unreachable"])
     def test_a_hint_that_is_not_confirmed_is_to_be_sent_again(self, app, sink, conversation_id):
         assert post(app, "/v2/path-secret", self.created(conversation_id)).status_code == 503
@@ -240,3 +259,10 @@ class TestHints:
         body = json.dumps({"event_type": "test.event", "event_id": "e", "data": {}}).encode()
         assert post(app, "/casey/path-secret", body).status_code == 200
         assert sink.events == {}
+
+
+def test_an_option_that_is_no_boolean_does_not_stop_the_api_server(monkeypatch, caplog):
+    monkeypatch.setenv("AIRFLOW__DSTNY__WEBHOOKS_ENABLED", "maybe")
+    assert DstnyPlugin().fastapi_apps == []
+    (told,) = (record for record in caplog.records if record.levelname == "ERROR")
+    assert "[dstny] webhooks_enabled" in told.getMessage()
