@@ -6,12 +6,13 @@ UV = .tools/bin/uv
 export UV_PYTHON_DOWNLOADS = never
 export UV_LINK_MODE ?= copy
 
-.PHONY: help demo test lint bench python clean
+.PHONY: help demo test test-distributed lint bench python clean
 
 help:
 	@echo "make demo         push 25 calls through a real Airflow against the simulator"
 	@echo "make demo KEEP=1  the same, and leave it running to look around"
 	@echo "make test         unit, contract and system tests"
+	@echo "make test-distributed  calls on Celery, PostgreSQL and Redis while processes are killed (needs both servers)"
 	@echo "make lint         ruff, mypy --strict, import-linter"
 	@echo "make bench        waiting, pace, DAG parse cost, recordings, paging, the lake and webhooks beside what one would use instead"
 
@@ -20,6 +21,10 @@ demo: .venv/.ready
 
 test: .venv/.ready
 	.venv/bin/python -m pytest
+
+test-distributed: .venv/.ready
+	@$(UV) sync --quiet --frozen --inexact --group distributed
+	.venv/bin/python -m pytest -s tests/distributed
 
 lint: .venv/.ready
 	.venv/bin/ruff format --check .

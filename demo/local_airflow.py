@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,7 +21,10 @@ from typing import Any, Self
 import httpx
 import psutil
 
-COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
+#: The processes of an Airflow, each by a name, with the arguments of its command.
+COMPONENTS: Mapping[str, Sequence[str]] = {
+    component: (component,) for component in ("api-server", "scheduler", "dag-processor", "triggerer")
+}
 
 
 class StartError(Exception):
@@ -73,6 +76,16 @@ class Process:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
 
+    def kill(self) -> None:
+        """Kill the program and all its descendants, as a machine that fails does."""
+        with suppress(psutil.NoSuchProcess):
+            family = psutil.Process(self._process.pid).children(recursive=True)
+            self.signal(signal.SIGKILL)
+            for child in family:
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
+        self._process.wait()
+
     def stop(self, patience: float = 5.0) -> None:
         """End the program and all its descendants; those that left the group would keep ports and databases."""
         with suppress(psutil.NoSuchProcess):
@@ -98,6 +111,7 @@ class LocalAirflow:
     :param dags: the folder of DAGs.
     :param connections: connection id to its JSON form.
     :param config: further ``AIRFLOW__SECTION__KEY`` settings.
+    :param components: what to start.
     """
 
     def __init__(
@@ -108,8 +122,10 @@ class LocalAirflow:
         port: int,
         connections: Mapping[str, Mapping[str, Any]],
         config: Mapping[str, str] | None = None,
+        components: Mapping[str, Sequence[str]] = COMPONENTS,
     ) -> None:
         self.home = home
+        self._components = components
         self.url = f"http://127.0.0.1:{port}"
         self.processes: dict[str, Process] = {}
         self._environment = {
@@ -141,7 +157,7 @@ class LocalAirflow:
         self.home.mkdir(parents=True, exist_ok=True)
         try:
             self._migrate()
-            for component in COMPONENTS:
+            for component in self._components:
                 self.start(component)
             self._wait_until_healthy(90)
             self._log_in()
@@ -157,7 +173,7 @@ class LocalAirflow:
 
     def start(self, component: str) -> None:
         """Start one component, again if it was killed."""
-        command = [sys.executable, "-m", "airflow", component]
+        command = [sys.executable, "-m", "airflow", *self._components[component]]
         self.processes[component] = Process(command, log=self.home / f"{component}.log", env=self._environment)
 
     def stop(self) -> None:
