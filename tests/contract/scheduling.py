@@ -1,13 +1,12 @@
-"""Deliveries and Airflow's own scheduling of assets, on an Airflow database: one scenario per process.
+"""Deliveries and Airflow's own scheduling of assets, on an Airflow database: what came of each scenario, as JSON.
 
-``python -m tests.contract.scheduling <scenario>`` prints what came of it as JSON; ``AIRFLOW_HOME`` has the database.
+A program of its own, since Airflow opens its database, that of ``AIRFLOW_HOME``, when it is imported.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -216,6 +215,23 @@ def old_deliveries():
         return session.scalars(text("SELECT delivery_id FROM dstny_webhook_deliveries")).all()
 
 
+SCENARIOS = (
+    while_a_run_is_active,
+    while_another_delivery_is_slow,
+    while_this_clock_is_behind,
+    with_partitions_and_without,
+    with_a_name_of_its_own,
+    with_a_dag_that_breaks,
+    with_many_dags_and_deliveries,
+    old_deliveries,
+)
+
 if __name__ == "__main__":
-    forget_all()
-    print(json.dumps(globals()[sys.argv[1]]()))
+    outcomes = {}
+    for scenario in SCENARIOS:
+        forget_all()
+        try:
+            outcomes[scenario.__name__] = scenario()
+        except Exception as error:
+            outcomes[scenario.__name__] = f"{type(error).__name__}: {error}"
+    print(json.dumps(outcomes))

@@ -62,43 +62,42 @@ def database(request, tmp_path_factory):
             admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-@pytest.fixture
-def scenario(database):
-    """Run a scenario on a database without runs and events, and return what it tells."""
-    return lambda name: json.loads(airflow(database, "tests.contract.scheduling", name).splitlines()[-1])
+@pytest.fixture(scope="module")
+def outcomes(database):
+    return json.loads(airflow(database, "tests.contract.scheduling").splitlines()[-1])
 
 
-def test_what_arrives_while_a_run_is_active_is_in_the_next_one(scenario):
-    assert scenario("while_a_run_is_active") == [["d-1"], ["d-2", "d-3"]]
+def test_what_arrives_while_a_run_is_active_is_in_the_next_one(outcomes):
+    assert outcomes["while_a_run_is_active"] == [["d-1"], ["d-2", "d-3"]]
 
 
-def test_a_dag_on_two_connections_gets_every_delivery_once_however_slow_one_commits(scenario):
-    found = scenario("while_another_delivery_is_slow")
+def test_a_dag_on_two_connections_gets_every_delivery_once_however_slow_one_commits(outcomes):
+    found = outcomes["while_another_delivery_is_slow"]
     assert sorted(one for run in found for one in run) == ["d-0", "d-1", "d-2", "d-3"]
 
 
-def test_a_delivery_to_a_machine_whose_clock_is_behind_is_in_a_run(scenario):
-    assert scenario("while_this_clock_is_behind") == [["d-1"], ["d-2"]]
+def test_a_delivery_to_a_machine_whose_clock_is_behind_is_in_a_run(outcomes):
+    assert outcomes["while_this_clock_is_behind"] == [["d-1"], ["d-2"]]
 
 
-def test_dags_with_partitions_and_without_both_get_each_delivery(scenario):
-    assert scenario("with_partitions_and_without") == {
+def test_dags_with_partitions_and_without_both_get_each_delivery(outcomes):
+    assert outcomes["with_partitions_and_without"] == {
         "keys": [None, "c-1", None, "c-2"],
         "taken": ["d-1", "d-2"],
     }
 
 
-def test_an_asset_may_have_a_name_of_its_own(scenario):
-    assert scenario("with_a_name_of_its_own") == [["d-1"]]
+def test_an_asset_may_have_a_name_of_its_own(outcomes):
+    assert outcomes["with_a_name_of_its_own"] == [["d-1"]]
 
 
-def test_what_airflow_cannot_take_is_not_stored(scenario):
-    assert scenario("with_a_dag_that_breaks") == {"told": "RuntimeError", "kept": 0, "events": 0}
+def test_what_airflow_cannot_take_is_not_stored(outcomes):
+    assert outcomes["with_a_dag_that_breaks"] == {"told": "RuntimeError", "kept": 0, "events": 0}
 
 
-def test_many_dags_and_deliveries_do_not_get_into_each_others_way(scenario):
-    assert scenario("with_many_dags_and_deliveries") == {"answers": {"stored": 60}, "whole": [True] * 8}
+def test_many_dags_and_deliveries_do_not_get_into_each_others_way(outcomes):
+    assert outcomes["with_many_dags_and_deliveries"] == {"answers": {"stored": 60}, "whole": [True] * 8}
 
 
-def test_old_deliveries_are_forgotten(scenario):
-    assert scenario("old_deliveries") == ["d-2"]
+def test_old_deliveries_are_forgotten(outcomes):
+    assert outcomes["old_deliveries"] == ["d-2"]
