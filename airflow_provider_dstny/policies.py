@@ -32,9 +32,10 @@ class DstnyRetryPolicy(RetryPolicy):
         @task(retries=5, retry_policy=DstnyRetryPolicy())
         def titles() -> list[str]: ...
 
-    Errors of token, scope and input fail at once, and so does a write that may have happened. A rate limit is waited
-    for as long as the API said, a used-up quota until it starts anew. All else is left to ``retries`` and
-    ``retry_delay``. Airflow counts each of these retries, and asks no policy about a task that was killed.
+    Errors of token, scope and input fail at once, and so does a write whose answer was lost. A rate limit is waited for
+    as long as the API said, a used-up quota until it starts anew. All else is left to ``retries`` and ``retry_delay``:
+    also a write that was answered with 500 or 503, so let a task of your own look before it writes again. Airflow
+    counts each of these retries, and asks no policy about a task that was killed.
     """
 
     def evaluate(

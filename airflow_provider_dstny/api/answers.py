@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from html import unescape
@@ -32,6 +33,8 @@ _QUOTA_WAIT = 3600.0
 #: A longer wait than a month is no information, in seconds.
 _LONGEST_TOLD_WAIT = 31 * 86400.0
 _MESSAGE_KEYS = ("message", "detail", "error_description", "error", "errors", "title", "code")
+#: An answer that is nested deeper is none that anybody wrote.
+_MOST_LEVELS = 100
 #: A gateway answers these in place of the API, whose own answer is lost.
 _LOST_ANSWER_STATUSES = frozenset({502, 504})
 
@@ -73,10 +76,11 @@ def lost_answer(request: Request, cause: str) -> DstnyAmbiguousError:
 def _decode(request: Request, headers: Mapping[str, str], body: bytes, token: str) -> Any:
     if not body.strip():
         return None
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        pass  # Raised below: the parser's own error carries the body.
+    # Raised here: the parser's own error carries the body.
+    with suppress(ValueError, RecursionError):
+        answer = json.loads(body)
+        if not _is_deep(answer):
+            return answer
     content_type = scrub(headers.get("content-type", "no content type"), token)
     cause = f"{len(body)} bytes of {content_type} that are not whole JSON"
     if not request.repeatable:
@@ -85,6 +89,15 @@ def _decode(request: Request, headers: Mapping[str, str], body: bytes, token: st
         f"{request} was answered with {cause}. If this repeats, check that the connection's host is the "
         "address of the API and not of a web page or proxy."
     )
+
+
+def _is_deep(answer: Any) -> bool:
+    """Tell whether JSON is nested so deep that what reads it might not come to its end."""
+    layer = [answer]
+    for _ in range(_MOST_LEVELS):
+        inner = (one.values() if isinstance(one, dict) else one for one in layer if isinstance(one, (dict, list)))
+        layer = [one for items in inner for one in items if isinstance(one, (dict, list))]
+    return bool(layer)
 
 
 def _error_of(
@@ -218,9 +231,10 @@ def _texts(payload: Any, depth: int) -> Iterator[str]:
         for item in (payload if isinstance(payload, list) else [payload])[:5] if depth else ():
             yield from _texts(item, depth - 1)
     elif isinstance(payload, (str, int, float)):
-        yield str(payload)[:1000]
+        yield str(payload)
 
 
 def _request_id(payload: Any) -> str:
     meta = payload.get("meta") if isinstance(payload, dict) else None
-    return str(meta.get("request_id") or "") if isinstance(meta, dict) else ""
+    told = meta.get("request_id") if isinstance(meta, dict) else None
+    return str(told) if isinstance(told, (str, int)) else ""

@@ -31,6 +31,20 @@ def check_positive(name: str, value: object, up_to: float) -> None:
         raise DstnyValidationError(None, f"{name} must be a positive number up to {up_to:g}, not {value!r}.")
 
 
+def sendable(operation: str, params: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Return parameters that can be sent, wherever they come from: a cursor or an id may be the API's own.
+
+    :raises DstnyValidationError: one of them has characters that cannot be written.
+    """
+    checked = tuple(params)
+    for name, value in checked:
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:
+            raise DstnyValidationError(None, f"{operation}: {name} has characters that cannot be sent.") from None
+    return checked
+
+
 def text_param(name: str, value: str | None) -> Iterator[tuple[str, str]]:
     """Write an id or a choice, which says nothing when it is empty."""
     if value is not None:
@@ -76,7 +90,10 @@ def day_param(name: str, value: date | str | None) -> Iterator[tuple[str, str]]:
     if isinstance(value, datetime):
         if value.tzinfo is None:
             raise DstnyValidationError(None, f"{name} must be a date or a timezone-aware datetime.")
-        value = value.astimezone(UTC).date()
+        try:
+            value = value.astimezone(UTC).date()
+        except OverflowError:
+            raise DstnyValidationError(None, f"{name} lies outside of the calendar.") from None
     if isinstance(value, str):
         try:
             value = date.fromisoformat(value)

@@ -11,15 +11,18 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache, partial
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 import httpx
 from tenacity import AsyncRetrying, Retrying
 
 from airflow_provider_dstny import __version__
 from airflow_provider_dstny.api.answers import lost_answer, read_answer
+from airflow_provider_dstny.api.arguments import sendable
 from airflow_provider_dstny.api.errors import (
     DstnyConnectionError,
     DstnyError,
@@ -42,7 +45,7 @@ T = TypeVar("T")
 StepT = TypeVar("StepT")
 
 _CONNECT_TIMEOUT = 10.0
-#: An answer that drips in is cut after so many timeouts, which are for each of its parts; only where one can, awaited.
+#: An answer that drips in is cut after so many timeouts, which are for each of its parts.
 _LONGEST_ANSWER = 3
 
 
@@ -64,6 +67,26 @@ class Opened:
     status: int
     headers: Mapping[str, str]
     pieces: Iterator[bytes]
+
+
+class _InTime(httpx.SyncByteStream):
+    """A body that must come to its end, as no timeout of a blocking call demands.
+
+    :param seconds: from now.
+    """
+
+    def __init__(self, body: httpx.SyncByteStream, seconds: float) -> None:
+        self._body = body
+        self._until = monotonic() + seconds
+
+    def __iter__(self) -> Iterator[bytes]:
+        for part in self._body:
+            if monotonic() > self._until:
+                raise httpx.ReadTimeout("its answer does not come to an end")
+            yield part
+
+    def close(self) -> None:
+        self._body.close()
 
 
 class ApiClient:
@@ -160,7 +183,7 @@ class ApiClient:
             route.method,
             route.path(operation, ids),
             original.repeatable,
-            tuple(params),
+            sendable(operation, params),
             json,
             timeout,
             scope=original.scope,
@@ -226,12 +249,12 @@ class ApiClient:
     def _send(self, request: Request) -> Any:
         with self._lock:
             if self._http is None:
-                self._http = httpx.Client(**self._http_options())
+                self._http = httpx.Client(**self._http_options(), event_hooks={"response": [_cut_late]})
         self._has_turn(self._throttle.take(request, self.spacing, sleep=time.sleep))
         try:
             with without_query():
                 response = self._http.request(**self._http_request(request))
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, OSError) as error:
             failure = self._not_answered(request, error)
         else:
             try:
@@ -251,7 +274,7 @@ class ApiClient:
             async with asyncio.timeout(_LONGEST_ANSWER * (request.timeout or self._timeout)):
                 with without_query():
                     response = await self._ahttp.request(**self._http_request(request))
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, OSError) as error:
             failure = self._not_answered(request, error)
         else:
             try:
@@ -271,7 +294,7 @@ class ApiClient:
         """
         try:
             host = httpx.URL(url).host if url.lower().startswith(("http://", "https://")) else ""
-        except httpx.InvalidURL:
+        except (httpx.InvalidURL, UnicodeError):
             host = ""
         if not host:
             raise DstnyValidationError(None, "What should be opened is no http or https URL.")
@@ -290,7 +313,7 @@ class ApiClient:
                 yield Opened(response.status_code, response.headers, response.iter_raw())
         except httpx.TimeoutException:
             failure = DstnyTimeoutError(f"{host} did not answer within {self._timeout:g} s. A retry is safe.")
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
             # The message of an error may hold the URL, and that a signature.
             failure = DstnyConnectionError(f"The connection to {host} broke ({type(error).__name__}). A retry is safe.")
         if failure is not None:
@@ -304,6 +327,8 @@ class ApiClient:
                 "User-Agent": f"airflow-provider-dstny/{__version__}",
             },
             "verify": _ssl_context(self._verify),
+            # A cookie of an answer would be sent with the next request, or not let it be made.
+            "cookies": CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         }
 
     def _http_request(self, request: Request) -> dict[str, Any]:
@@ -390,13 +415,19 @@ class ApiClient:
         await self.aclose()
 
 
+def _cut_late(response: httpx.Response) -> None:
+    """Let the body of a blocking call's answer take no longer than that of an awaited one."""
+    seconds = _LONGEST_ANSWER * response.request.extensions["timeout"]["read"]
+    response.stream = _InTime(cast(httpx.SyncByteStream, response.stream), seconds)
+
+
 def _base_url(url: str, base_path: str) -> str:
     """Check the address of an API and append its base path."""
     text = url.strip().rstrip("/")
     try:
         parts = httpx.URL(text)
         usable = parts.scheme in {"http", "https"} and bool(parts.host) and parts.port != 0
-    except httpx.InvalidURL:
+    except (httpx.InvalidURL, UnicodeError):
         usable = False
     if not usable or parts.userinfo or parts.query or parts.fragment:
         raise DstnyValidationError(

@@ -13,7 +13,7 @@ import json
 import logging
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import MAXYEAR, MINYEAR, datetime, timedelta
 from typing import Any, Generic, Protocol, Self, TypeAlias, TypeVar
 
 from airflow_provider_dstny.api.errors import DstnyResponseError
@@ -158,22 +158,23 @@ class _Walk(Generic[RowT]):
             return page
         # The row at the cursor may have gone, or the cursor may mean something else: begin at a row that was seen.
         for row in (last.rows[-1], last.rows[len(last.rows) // 2]):
-            if (seen_at := self._source.moment(row)) is None:
+            seen_at = self._source.moment(row)
+            if seen_at is None or not MINYEAR < seen_at.year < MAXYEAR:
                 continue
             for before in self._directions(last):
                 page = yield from self._read(self._source.page(iso_time(seen_at + before * self._overlap)))
                 if _joins(last, page):
                     return page
         raise DstnyResponseError(
-            f"The listing has a gap at {cursor}: what follows does not join what came before, so that rows may be "
-            "missing. They may have been deleted just now; a retry tells."
+            f"The listing has a gap at {iso_time(moment)}: what follows does not join what came before, so that rows "
+            "may be missing. They may have been deleted just now; a retry tells."
         )
 
     def _untie(self, page: Page[RowT], cursor: str) -> _Walking[RowT]:
         """Get past a cursor that leads to itself, because the rows of its moment fill a page."""
         moment = self._source.cursor_time(cursor)
         if moment is None or moment in self._untied:
-            raise DstnyResponseError(f"The listing makes no progress at {cursor}: its pages repeat.")
+            raise DstnyResponseError("The listing makes no progress: its pages repeat.")
         self._untied.add(moment)
         # Twice, so that it covers the neighbours whether the filters are inclusive or exclusive.
         around = 2 * self._overlap
@@ -183,7 +184,9 @@ class _Walk(Generic[RowT]):
         listed: set[str] = set()
         yield from self._list_window(moment - around, moment + around, {}, self._source.splits, listed)
         if not listed.issuperset(map(_key, page.rows)):
-            raise DstnyResponseError(f"The listing makes no progress at {cursor}, and its filters do not show why.")
+            raise DstnyResponseError(
+                f"The listing makes no progress at {iso_time(moment)}, and its filters do not show why."
+            )
         for before in self._directions(page):
             beyond = yield from self._read(self._source.page(iso_time(moment - before * self._overlap)))
             if beyond.next_cursor not in self._cursors:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,14 +29,12 @@ def aware_time(name: str, value: datetime | str | None) -> datetime | None:
 
     :raises DstnyValidationError: it is no ISO 8601 time or datetime, or has no timezone.
     """
-    try:
-        moment = datetime.fromisoformat(value.strip()) if isinstance(value, str) else value
-    except ValueError:
-        moment = None
-    if moment is None and value is None:
+    if value is None:
         return None
-    if not isinstance(moment, datetime) or moment.tzinfo is None:
-        raise DstnyValidationError(
-            None, f"{name} must be a timezone-aware datetime, or an ISO 8601 time like 2026-01-31T09:00:00Z."
-        )
-    return moment.astimezone(UTC)
+    with suppress(ValueError, OverflowError):
+        moment = datetime.fromisoformat(value.strip()) if isinstance(value, str) else value
+        if isinstance(moment, datetime) and moment.tzinfo is not None:
+            return moment.astimezone(UTC)
+    raise DstnyValidationError(
+        None, f"{name} must be a timezone-aware datetime, or an ISO 8601 time like 2026-01-31T09:00:00Z."
+    )

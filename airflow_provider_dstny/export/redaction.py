@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self, TypeAlias
@@ -160,18 +160,18 @@ class Redaction:
         """Return another answer, by the paths alone: a list of the directory, or what is known of a deletion."""
         return self._rewritten(_object(body), self._rules)
 
-    def _rewritten(self, item: dict[str, Any], rules: Sequence[_Rule]) -> dict[str, Any]:
+    def _rewritten(self, item: dict[str, Any], rules: Collection[_Rule]) -> dict[str, Any]:
         if not rules:
             return item
         kept = {}
         for name, value in item.items():
-            below = list(_below(rules, name))
+            below = _below(rules, name)
             met = [dropped for path, dropped in below if not path]
             if not any(met):
                 kept[name] = self._hashed(value) if met else self._inside(value, below)
         return kept
 
-    def _inside(self, value: Any, rules: Sequence[_Rule]) -> Any:
+    def _inside(self, value: Any, rules: Collection[_Rule]) -> Any:
         if isinstance(value, list):
             return [self._inside(item, rules) for item in value]
         if isinstance(value, dict):
@@ -191,22 +191,24 @@ class Redaction:
         return hmac.new(salt, text.encode("utf-8", "surrogatepass"), "sha256").hexdigest()
 
 
-def _below(rules: Iterable[_Rule], name: str) -> Iterator[_Rule]:
-    """Yield what is left of the rules below a field."""
+def _below(rules: Iterable[_Rule], name: str) -> set[_Rule]:
+    """Return what is left of the rules below a field, each once, however many ways lead to it."""
+    left: set[_Rule] = set()
     for path, dropped in rules:
         names = path
         if names[0] == _ANY_DEPTH:
-            yield path, dropped
+            left.add((path, dropped))
             names = names[1:]
         if names[0] == name:
-            yield names[1:], dropped
+            left.add((names[1:], dropped))
+    return left
 
 
 def _reaches(path: Path, target: Path) -> bool:
     """Tell whether a path leads to a field, or to what the field is in."""
-    rules: list[_Rule] = [(path, True)]
+    rules: set[_Rule] = {(path, True)}
     for name in target:
-        rules = list(_below(rules, name))
+        rules = _below(rules, name)
         if any(not left for left, _ in rules):
             return True
     return False

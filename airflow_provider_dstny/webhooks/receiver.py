@@ -35,6 +35,7 @@ from airflow_provider_dstny.webhooks.verify import (
 LARGEST_BODY = 10 * 1024 * 1024
 #: Seconds in which a body must have come.
 _BODY_TIMEOUT = 20.0
+_LENGTH = re.compile(r"\d{1,15}")
 _CONN_ID = re.compile(r"[A-Za-z0-9_.\-]{1,250}")
 #: What an unknown connection is checked against, so that it takes as long as a known one.
 _NOBODY = ("0" * 64,)
@@ -175,7 +176,7 @@ async def _body(request: Request) -> bytes | Response:
         # The signature is of the body as it is sent, so nobody has a reason to compress it.
         return _answer(415, "the body must not be compressed")
     length = request.headers.get("content-length", "0")
-    if not length.isdecimal() or int(length) > LARGEST_BODY:
+    if not _LENGTH.fullmatch(length) or int(length) > LARGEST_BODY:
         return _answer(413, "the body is too large")
     body = bytearray()
     try:

@@ -190,4 +190,5 @@ def _add(connection: Connection, dstny_conn_id: str, event: WebhookEvent) -> boo
 
 
 def _told(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    # That of a database has its statement and what it was given.
+    return type(error).__name__ if isinstance(error, SQLAlchemyError) else str(error) or type(error).__name__

@@ -21,6 +21,9 @@ from pydantic import (
 
 T = TypeVar("T")
 
+#: By the standards. What is longer costs the parser of them much time, or all of the stack.
+_LONGEST_EMAIL = 320
+
 
 def _iso_8601(value: Any) -> Any:
     # A bare number would silently be read as a Unix time, in seconds or milliseconds.
@@ -56,8 +59,10 @@ def _boolean_of_text(value: Any) -> Any:
 def _email(value: str) -> str:
     # Syntax only: reserved domains such as .test and .local are in real use as user names.
     try:
+        if len(value) > _LONGEST_EMAIL:
+            raise ValueError
         Address(addr_spec=value)
-    except (ValueError, IndexError, AttributeError, MessageError):
+    except (ValueError, IndexError, AttributeError, MessageError, RecursionError):
         raise ValueError("is not an e-mail address") from None
     return value
 
