@@ -55,9 +55,9 @@ class Clock:
 
 @pytest.fixture
 def clock():
-    # By the real clock, but away from midnight, where the quota starts anew.
-    today = datetime.combine(datetime.now(UTC).date(), datetime.min.time(), UTC)
-    return Clock(today + timedelta(hours=12))
+    # The last noon by the real clock, which bounds what is listed: away from midnight, where the quota starts anew.
+    day = (datetime.now(UTC) - timedelta(hours=12)).date()
+    return Clock(datetime.combine(day, datetime.min.time(), UTC) + timedelta(hours=12))
 
 
 @pytest.fixture
