@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from airflow_provider_dstny.api.errors import DstnyValidationError
 from airflow_provider_dstny.api.times import aware_time
-from airflow_provider_dstny.export.tables import Row, Table, import_pyarrow, json_text
+from airflow_provider_dstny.export.tables import Row, Table, import_pyarrow, json_text, row_text
 
 Format = Literal["jsonl", "parquet"]
 
@@ -27,7 +27,7 @@ _NO_DAY = "__HIVE_DEFAULT_PARTITION__"
 #: Of manifests; another version is refused.
 _VERSION = 1
 #: Rows that are held as Python objects before they become columns, and rows of a group of a Parquet file.
-_BATCH, _GROUP = 1_000, 10_000
+_BATCH, _GROUP = 1_000, 2_500
 
 
 def interval_name(start: datetime, end: datetime) -> str:
@@ -51,7 +51,7 @@ def table_path(table: Table, day: date | None, interval: str, file_format: Forma
 
 
 def json_lines(rows: Iterable[Any]) -> Iterator[bytes]:
-    """Yield rows as JSON Lines, in their order and with their fields as they stand."""
+    """Yield JSON Lines: values in their order, with their fields as they stand."""
     return (f"{json_text(row)}\n".encode() for row in rows)
 
 
@@ -76,7 +76,7 @@ class TableFile:
         if self._parquet is not None:
             self._parquet.add(rows)
         else:
-            self._file.writelines(json_lines(rows))
+            self._file.writelines(f"{row_text(row)}\n".encode() for row in rows)
 
     def finish(self) -> None:
         """Write what is still to be written."""

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Self
+from typing import Annotated, Any, Self, TypeAlias, cast
+
+import msgspec
+from msgspec.structs import replace
 
 #: A conversation without a transcript is read again after the first of these, then after the second, and so on.
 _PAUSES = tuple(timedelta(hours=hours) for hours in (1, 2, 4, 8, 16, 24))
 #: So long before the list forgets a conversation, one that is still pending is worth an alert.
 _ALERT = timedelta(days=2)
-_TIMES = ("date", "first_seen", "changed_at", "read_at", "landed_as", "failed_at")
+
+#: UTC in everything that is written here.
+Moment: TypeAlias = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class State(StrEnum):
@@ -43,8 +48,7 @@ class Listed:
     version: str
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """What is known of one conversation; times are UTC.
 
     :param date: when it took place, or was first seen if that is not known.
@@ -60,16 +64,16 @@ class Entry:
     """
 
     state: State
-    date: datetime
+    date: Moment
     version: str
-    first_seen: datetime
-    changed_at: datetime
-    read_at: datetime | None = None
+    first_seen: Moment
+    changed_at: Moment
+    read_at: Moment | None = None
     read_version: str | None = None
     reads: int = 0
     content: str | None = None
-    landed_as: datetime | None = None
-    failed_at: datetime | None = None
+    landed_as: Moment | None = None
+    failed_at: Moment | None = None
 
     @classmethod
     def seen(cls, before: Self | None, listed: Listed, now: datetime) -> Self:
@@ -106,6 +110,20 @@ class Entry:
             failed_at=None,
         )
 
+    def holds(self, content: str) -> Self:
+        """Return what is known once something else is landed.
+
+        :param content: stands for that.
+        """
+        return replace(self, content=content)
+
+    def was_landed(self, as_of: datetime) -> Self:
+        """Return what is known once an interval has landed it.
+
+        :param as_of: UTC, the end of the interval.
+        """
+        return replace(self, landed_as=as_of)
+
     def has_failed(self, now: datetime) -> Self:
         """Return what is known once reading a conversation has failed for a reason of its own."""
         return replace(self, changed_at=self._after(now), failed_at=now)
@@ -133,13 +151,7 @@ class Entry:
         return waits and timedelta(0) <= now - self.date - (forgotten_after - _ALERT) < _ALERT
 
     def to_json(self) -> dict[str, Any]:
-        # Not asdict(): it copies every time deeply.
-        shown = ((name, getattr(self, name)) for name in self.__slots__)
-        return {
-            name: value.isoformat() if isinstance(value, datetime) else value
-            for name, value in shown
-            if value is not None
-        }
+        return cast(dict[str, Any], msgspec.to_builtins(self))
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Self:
@@ -148,9 +160,18 @@ class Entry:
         :raises ValueError: it is something else.
         """
         try:
-            times = {name: datetime.fromisoformat(row[name]) for name in _TIMES if name in row}
-            if any(moment.tzinfo is None for moment in times.values()):
-                raise ValueError("no entry of a ledger")
-            return cls(**{**row, **times, "state": State(row["state"])})
-        except (TypeError, KeyError):
+            return msgspec.convert(row, cls)
+        except msgspec.ValidationError:
             raise ValueError("no entry of a ledger") from None
+
+    def to_text(self) -> str:
+        """Return the entry as a line of JSON."""
+        return _ENCODER.encode(self).decode()
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Read what :meth:`to_text` wrote."""
+        return cast(Self, _DECODER.decode(text))
+
+
+_ENCODER, _DECODER = msgspec.json.Encoder(), msgspec.json.Decoder(Entry)

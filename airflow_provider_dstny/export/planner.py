@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -47,15 +48,16 @@ class Day(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to read, and what is left for want of quota."""
+    """The ids of what to read, in this order, and of what is left for want of quota.
 
-    to_read: Sequence[Task]
-    left: Sequence[Task]
+    :param reasons: how many are read for which reason.
+    :param counted: how many of those to read count against the quota.
+    """
 
-    @property
-    def counted(self) -> int:
-        """How many of those to read count against the quota."""
-        return sum(task.counts for task in self.to_read)
+    to_read: Sequence[str]
+    left: Sequence[str]
+    reasons: Mapping[Reason, int]
+    counted: int
 
     def days(self, *, daily_quota: int | None, requests_each: int, spacing: float) -> list[Day]:
         """Return what today and the days after it would be spent on, lists not counted.
@@ -113,13 +115,16 @@ def plan(tasks: Iterable[Task], *, quota_left: int | None) -> Plan:
 
     :param quota_left: conversations that may still be read today, the reserve taken off; None without a quota.
     """
-    to_read: list[Task] = []
-    left: list[Task] = []
+    # Not the tasks themselves: a first run has 100,000 of them.
+    to_read: list[str] = []
+    left: list[str] = []
+    reasons: Counter[Reason] = Counter()
     counted = 0
     for task in sorted(tasks):
         if not task.counts or quota_left is None or counted < quota_left:
             counted += task.counts
-            to_read.append(task)
+            reasons[task.reason] += 1
+            to_read.append(task.id)
         else:
-            left.append(task)
-    return Plan(to_read, left)
+            left.append(task.id)
+    return Plan(to_read, left, reasons, counted)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from enum import StrEnum
@@ -16,6 +17,8 @@ from functools import lru_cache
 from importlib import import_module
 from math import isfinite
 from typing import Any, TypeAlias
+
+import msgspec
 
 from airflow_provider_dstny.api.errors import DstnyValidationError
 from airflow_provider_dstny.api.models.base import listed
@@ -59,15 +62,16 @@ class Column:
     sources: tuple[Path, ...] = ()
     said: bool = False
 
-    def found(self, item: Any) -> Iterator[tuple[Path, Any]]:
-        """Yield the places of an item that have something for this column, whether it fits or not."""
+    def found(self, item: Any) -> list[tuple[Path, Any]]:
+        """Return the places of an item that have something for this column, whether it fits or not."""
+        found = []
         for path in self.sources if isinstance(item, dict) else ():
-            # Most are not there at all.
-            value = item if path[0] in item else None
-            for name in path:
+            value = item.get(path[0])
+            for name in path[1:]:
                 value = value.get(name) if isinstance(value, dict) else None
             if value is not None:
-                yield path, value
+                found.append((path, value))
+        return found
 
     def read(self, item: Any) -> Any:
         """Return the first value that fits, None if there is none."""
@@ -147,7 +151,7 @@ class Table:
             "_dstny_synced_at": stamp.synced_at,
             "_dstny_source": stamp.source,
             "_dstny_run_id": stamp.run_id,
-            "_dstny_hash": hashlib.sha256(json_text(content).encode()).hexdigest()[:_HASH_LENGTH],
+            "_dstny_hash": hashlib.sha256(row_text(content).encode()).hexdigest()[:_HASH_LENGTH],
         }
 
     def without_text(self, item: Any) -> dict[str, Any]:
@@ -212,30 +216,29 @@ def day_of(row: Mapping[str, Any]) -> date | None:
     return moment.date() if isinstance(moment, datetime) else None
 
 
+#: By whether keys are sorted.
+_ENCODERS = {False: msgspec.json.Encoder(), True: msgspec.json.Encoder(order="deterministic")}
 #: Rows repeat the time of their conversation, and all that of their run. All are UTC.
 _time_text = lru_cache(maxsize=64)(iso_time)
-#: Made once: json.dumps makes one for each call. By whether keys are sorted.
-_ENCODERS = {
-    sort_keys: json.JSONEncoder(
-        ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=sort_keys, default=_time_text
-    )
-    for sort_keys in (False, True)
-}
+
+
+def row_text(row: Mapping[str, Any]) -> str:
+    """Return a row as one line of JSON: :func:`json_text`, with times as the APIs write them."""
+    return json_text({name: _time_text(value) if isinstance(value, datetime) else value for name, value in row.items()})
 
 
 def json_text(value: Any, *, sort_keys: bool = False) -> str:
-    """Return a value as one line of JSON that can be written as UTF-8; times in UTC.
+    """Return JSON as one line that can be written as UTF-8.
 
     Half a surrogate pair is kept as its escape. NaN and infinity, which JSON does not have, become null.
 
     :raises RecursionError: it is nested deeper than Python can follow.
     """
-
-    encode = _ENCODERS[sort_keys].encode
-    try:
-        text = encode(value)
-    except ValueError:
-        text = encode(json.loads(json.dumps(value, default=iso_time), parse_constant=lambda _: None))
+    with suppress(UnicodeEncodeError):
+        return _ENCODERS[sort_keys].encode(value).decode()
+    # Only the standard library takes half a surrogate pair.
+    whole = json.loads(json.dumps(value), parse_constant=lambda _: None)
+    text = json.dumps(whole, ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys)
     return text.encode("utf-8", "backslashreplace").decode()
 
 

@@ -25,7 +25,7 @@ from airflow_provider_dstny.api.errors import DstnyValidationError
 from airflow_provider_dstny.export.files import DataFile, Manifest, TableFile, json_lines
 from airflow_provider_dstny.export.layout import LAYOUTS
 from airflow_provider_dstny.export.ledger import Entry, State
-from airflow_provider_dstny.export.tables import Column, Table, Type, import_pyarrow, json_text
+from airflow_provider_dstny.export.tables import Column, Table, Type, import_pyarrow, json_text, row_text
 from airflow_provider_dstny.landing.lake import Lake
 from airflow_provider_dstny.landing.people import GONE, HASH_LENGTH, Person
 from airflow_provider_dstny.landing.workspace import Workspace
@@ -508,7 +508,7 @@ def _row_of(row: Mapping[str, Any], left: list[Any]) -> dict[str, Any]:
         made["extra"] = None if left[1] in (GONE, None, {}) else json_text(left[1], sort_keys=True)
     content = {name: value for name, value in made.items() if not name.startswith("_dstny_")}
     if isinstance(before := made.get("_dstny_hash"), str):
-        made["_dstny_hash"] = hashlib.sha256(json_text(content).encode()).hexdigest()[: len(before)]
+        made["_dstny_hash"] = hashlib.sha256(row_text(content).encode()).hexdigest()[: len(before)]
     return made
 
 

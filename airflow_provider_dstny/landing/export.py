@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
@@ -154,21 +154,16 @@ class Export:
             self._parts = Parts(self._lake, self._work, self._layout, self.options.redaction, self.options.interval.end)
             if not plan_only:
                 self._parts.resume(past.manifest)
-            window = None
-            if self.options.conversation_ids is not None:
-                tasks = self._asked_for(self.options.conversation_ids)
-            else:
-                window = self._window(past)
-                if window is not None:
-                    await self._list(window)
-                tasks = await self._tasks(window)
-            self._planned_at = self._now
-            planned = plan(tasks, quota_left=self._quota_left())
+            window, planned = await self._plan(past)
             self._tell(planned)
             if plan_only:
                 return self._outcome(None, planned)
             # Before anything is spent: a scope may be missing.
             directory = await self._read_directory(past)
+            # What is not read now is landed first, so that a later try need not list again.
+            self._land_list_rows(but={*planned.to_read})
+            if window is not None and not self._source.needs_row:
+                self._parts.save_listing(window, self._now)
             await self._read_all(planned.to_read)
             self._land_list_rows()
             self._count_endangered()
@@ -201,24 +196,49 @@ class Export:
             _log.warning("The API does not list what took place until %s any more", iso_time(self.options.interval.end))
         return window
 
-    async def _list(self, window: Window) -> None:
+    async def _list(self, window: Window) -> Window:
+        """Take in what the list shows, or has shown to an earlier try; return the window of it."""
+        if (earlier := self._parts.listing(window, self._now)) is not None:
+            window, found = earlier
+            for listed in found:
+                self._take_in(listed)
+            _log.info("An earlier try has listed %d conversations: they are not listed again", self._counts["listed"])
+            return window
         async for listed, row in self._source.listing(window):
-            self._counts["listed"] += 1
             if not _can_be_landed(listed.id):
                 _log.warning("A conversation has an id that is no text, and is left out")
                 continue
-            before = self._work.entry(listed.id)
-            entry = Entry.seen(before, listed, self._now)
-            if entry is not before:
-                self._work.set_entry(listed.id, entry)
-            self._work.mark_listed(listed.id)
+            entry = self._take_in(listed)
             if self._source.needs_row or entry.state is State.NEW:
                 with suppress(RecursionError):
                     self._work.keep_list_row(listed.id, row)
         if self._source.server_time is not None:
             self._clock_is_behind = self._source.server_time - self.clock()
+        return window
+
+    def _take_in(self, listed: Listed) -> Entry:
+        self._counts["listed"] += 1
+        before = self._work.entry(listed.id)
+        entry = Entry.seen(before, listed, self._now)
+        if entry is not before:
+            self._work.set_entry(listed.id, entry)
+        self._work.mark_listed(listed.id)
+        return entry
 
     # Planning.
+
+    async def _plan(self, past: Past) -> tuple[Window | None, Plan]:
+        """Return what to read, and of which part of the list it is, None if nothing was listed."""
+        window = None
+        if self.options.conversation_ids is not None:
+            tasks = self._asked_for(self.options.conversation_ids)
+        else:
+            window = self._window(past)
+            if window is not None:
+                window = await self._list(window)
+            tasks = await self._tasks(window)
+        self._planned_at = self._now
+        return window, plan(tasks, quota_left=self._quota_left())
 
     def _asked_for(self, conversation_ids: Sequence[str]) -> list[Task]:
         """Return what is to be read of conversations that are named."""
@@ -296,7 +316,7 @@ class Export:
         return max(self._daily_quota - used, 0)
 
     def _tell(self, planned: Plan) -> None:
-        reasons = Counter(task.reason.name.lower() for task in planned.to_read)
+        reasons = {reason.name.lower(): count for reason, count in planned.reasons.items()}
         told = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items())) or "none"
         _log.info("%d conversations are listed; to be read: %s", self._counts["listed"], told)
         self._counts["left"] = len(planned.left)
@@ -304,39 +324,39 @@ class Export:
             _log.warning(
                 "%d conversations do not fit into today's quota and are left to later runs: %s",
                 len(planned.left),
-                _some([task.id for task in planned.left]),
+                _some(planned.left),
             )
 
     # Reading.
 
-    async def _read_all(self, tasks: Sequence[Task]) -> None:
+    async def _read_all(self, ids: Sequence[str]) -> None:
         """Read conversations and save what is new of them, until all are read, or something would meet them all."""
-        for first in range(0, len(tasks), _BATCH):
+        for first in range(0, len(ids), _BATCH):
             found: list[Found] = []
             try:
-                await self._read_batch(tasks[first : first + _BATCH], found)
+                await self._read_batch(ids[first : first + _BATCH], found)
             finally:
                 self._parts.save("read", [one for one in found if one.entry.state is not State.GONE])
                 self._parts.save("gone", [one for one in found if one.entry.state is State.GONE])
                 self._counts["read"] += sum(not one.failed for one in found)
-            if len(tasks) > _BATCH:
-                _log.info("%d of %d conversations", self._counts["read"], len(tasks))
+            if len(ids) > _BATCH:
+                _log.info("%d of %d conversations", self._counts["read"], len(ids))
             if self._stopped is not None:
                 break
         if self._stopped is None:
             return
         if self._stopped.affects_all and not isinstance(self._stopped, DstnyQuotaError):
             raise self._stopped
-        left = len(tasks) - self._counts["read"] - len(self._failures)
+        left = len(ids) - self._counts["read"] - len(self._failures)
         self._counts["left"] += left
         _log.warning("Reading ended early: %d conversations are left to later runs. %s", left, self._stopped)
 
-    async def _read_batch(self, tasks: Sequence[Task], found: list[Found]) -> None:
-        queue = iter(tasks)
+    async def _read_batch(self, ids: Sequence[str], found: list[Found]) -> None:
+        queue = iter(ids)
 
         async def work() -> None:
-            for task in queue:
-                if self._stopped is None and (one := await self._read(task)) is not None:
+            for conversation_id in queue:
+                if self._stopped is None and (one := await self._read(conversation_id)) is not None:
                     found.append(one)
 
         workers = [asyncio.create_task(work()) for _ in range(self.options.concurrency)]
@@ -348,18 +368,19 @@ class Export:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
 
-    async def _read(self, task: Task) -> Found | None:
+    async def _read(self, conversation_id: str) -> Found | None:
         """Read one conversation; None if that failed."""
-        entry = self._work.entry(task.id)
+        entry = self._work.entry(conversation_id)
         assert entry is not None
+        row = self._work.list_row(conversation_id) if self._source.needs_row else None
         try:
-            body = await self._source.read(task.id, self._work.list_row(task.id) if self._source.needs_row else None)
+            body = await self._source.read(conversation_id, row)
             answer = self._parts.redacted("read", body)
         except DstnyNotFoundError:
             self._failed_in_a_row = 0
-            return self._not_found(task.id, entry)
+            return self._not_found(conversation_id, entry)
         except DstnyError as error:
-            return self._not_read(task.id, entry, error)
+            return self._not_read(conversation_id, entry, error)
         self._failed_in_a_row = 0
         if entry.version == _NOT_LISTED:
             entry = Entry.seen(entry, self._source.listed(body), self._now)
@@ -368,7 +389,7 @@ class Export:
         content = entry.content if answer is None else version_of(answer.body)
         after = entry.was_read(self._now, complete=complete, content=content, give_up_after=self.options.give_up_after)
         self._counts[after.state.value] += 1
-        return Found(task.id, after, answer if content != entry.content else None)
+        return Found(conversation_id, after, answer if content != entry.content else None)
 
     def _not_found(self, conversation_id: str, entry: Entry) -> Found:
         if self._work.was_listed(conversation_id):
@@ -380,7 +401,7 @@ class Export:
             # It might be gone before it is there.
             answer = self._as_listed(conversation_id) if entry.content is None else None
             if answer is not None:
-                after = replace(after, content=version_of(answer.body))
+                after = after.holds(version_of(answer.body))
             return Found(conversation_id, after, answer)
         self._counts["gone"] += 1
         _log.info("Conversation %s was deleted", conversation_id)
@@ -400,18 +421,21 @@ class Export:
         self._counts["failed"] += 1
         return Found(conversation_id, entry.has_failed(self._now), None, failed=True)
 
-    def _land_list_rows(self) -> None:
-        """Land what the list shows of conversations that were not read: they might be gone before they are."""
+    def _land_list_rows(self, *, but: Collection[str] = ()) -> None:
+        """Land what the list shows of conversations that were not read: they might be gone before they are.
+
+        :param but: those that are still going to be read.
+        """
         found: list[Found] = []
         unread = [
             (conversation_id, entry)
             for conversation_id, entry, listed in self._work.entries(State.NEW)
-            if listed and entry.content is None and not self._was_landed_later(entry)
+            if listed and entry.content is None and conversation_id not in but and not self._was_landed_later(entry)
         ]
         for conversation_id, entry in unread:
             answer = self._as_listed(conversation_id)
             if answer is not None:
-                found.append(Found(conversation_id, replace(entry, content=version_of(answer.body)), answer))
+                found.append(Found(conversation_id, entry.holds(version_of(answer.body)), answer))
             if len(found) >= _LISTED_BATCH:
                 self._parts.save("listed", found)
                 found = []

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
 _HOME = "_dstny"
+_LISTING = "listing.jsonl"
 _PART = re.compile(r"(\d{5,})-(read|listed|gone)\.jsonl")
 #: So many ledgers are read one by one before they are put together.
 _LEDGERS = 24
@@ -189,6 +190,15 @@ class Lake:
         """Yield the answers of a part."""
         path = self.raw_path(part)
         return self._lines(path) if exists(self.root / path) else iter(())
+
+    def listing(self) -> Iterator[Any]:
+        """Yield what :meth:`save_listing` saved, nothing if nothing was."""
+        path = f"{self._unfinished}/{_LISTING}"
+        return self._lines(path) if exists(self.root / path) else iter(())
+
+    def save_listing(self, lines: Iterable[Any]) -> None:
+        """Save what a try has read of the list."""
+        self._write(f"{self._unfinished}/{_LISTING}", json_lines(lines))
 
     def has(self, path: str) -> bool:
         return exists(self.root / path)

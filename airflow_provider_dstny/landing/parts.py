@@ -8,17 +8,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from itertools import chain
 from typing import Any
+
+import msgspec
 
 from airflow_provider_dstny.api.errors import DstnyValidationError
 from airflow_provider_dstny.api.times import iso_time
 from airflow_provider_dstny.export.files import DataFile, Manifest
 from airflow_provider_dstny.export.layout import Layout
-from airflow_provider_dstny.export.ledger import Entry
+from airflow_provider_dstny.export.ledger import Entry, Listed, Moment
 from airflow_provider_dstny.export.redaction import Redaction
+from airflow_provider_dstny.export.windows import Window
 from airflow_provider_dstny.landing.lake import Lake, Part
 from airflow_provider_dstny.landing.workspace import Answer, Workspace, split_entry
+
+#: A list that was read earlier is read again.
+_LISTING_AGE = timedelta(hours=1)
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +42,13 @@ class Found:
     entry: Entry
     answer: Answer | None
     failed: bool = False
+
+
+class _Listing(msgspec.Struct, frozen=True):
+    """The first line of what was listed: the window, and when it was read; UTC."""
+
+    window: Window
+    read_at: Moment
 
 
 class Parts:
@@ -135,13 +149,31 @@ class Parts:
             return None
         return notes
 
+    def save_listing(self, window: Window, now: datetime) -> None:
+        """Save which conversations this try has listed.
+
+        :param now: UTC, when it was.
+        """
+        listed = (Listed(one, entry.date, entry.version) for one, entry, is_listed in self._work.entries() if is_listed)
+        self._lake.save_listing(msgspec.to_builtins(line) for line in chain([_Listing(window, now)], listed))
+
+    def listing(self, window: Window, now: datetime) -> tuple[Window, list[Listed]] | None:
+        """Return what an earlier try has listed, and of which window; None if that is too old or too little."""
+        lines = self._lake.listing()
+        try:
+            told = msgspec.convert(next(lines, None), _Listing)
+            listed = [msgspec.convert(line, Listed) for line in lines]
+        except (DstnyValidationError, msgspec.ValidationError):
+            return None
+        is_new = timedelta(0) <= now - told.read_at < _LISTING_AGE
+        is_enough = told.window.since <= window.since and told.window.is_sweep >= window.is_sweep
+        return (told.window, listed) if is_new and is_enough else None
+
     def save(self, kind: str, found: Sequence[Found]) -> None:
         if not found:
             return
         as_of = self._landed_as
-        found = [
-            one if one.answer is None else replace(one, entry=replace(one.entry, landed_as=as_of)) for one in found
-        ]
+        found = [one if one.answer is None else replace(one, entry=one.entry.was_landed(as_of)) for one in found]
         self._last_part += 1
         part = Part(self._last_part, kind)
         notes = [

@@ -80,7 +80,7 @@ class Workspace:
 
     def entry(self, conversation_id: str) -> Entry | None:
         found = self._db.execute("SELECT entry FROM entries WHERE id = ?", (conversation_id,)).fetchone()
-        return None if found is None else Entry.from_json(json.loads(found[0]))
+        return None if found is None else Entry.from_text(found[0])
 
     def entries(self, *states: State) -> Iterator[tuple[str, Entry, bool]]:
         """Yield each entry with the id of its conversation, and whether that was listed by this run.
@@ -91,7 +91,7 @@ class Workspace:
         wanted = f" {' '.join(states or State)} "
         with closing(self._db.execute(of_states, (wanted,))) as rows:
             for conversation_id, entry, listed in rows:
-                yield conversation_id, Entry.from_json(json.loads(entry)), bool(listed)
+                yield conversation_id, Entry.from_text(entry), bool(listed)
 
     def set_entry(self, conversation_id: str, entry: Entry) -> None:
         """Take in what this run has found out."""
@@ -120,7 +120,7 @@ class Workspace:
             "INSERT INTO entries (id, entry, changed_at, state) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET "
             "entry = excluded.entry, changed_at = excluded.changed_at, state = excluded.state "
             "WHERE excluded.changed_at >= changed_at",
-            (conversation_id, json.dumps(entry.to_json()), entry.changed_at.timestamp(), entry.state),
+            (conversation_id, entry.to_text(), entry.changed_at.timestamp(), entry.state),
         )
 
     # Rows of the list.

@@ -24,8 +24,8 @@ def live(month: Month, days: float) -> float:
     """Run hourly while there is traffic, then more seldom until all of it must have been seen.
 
     Return the requests while there was traffic by the least that there could be: of each run ⌈N/25⌉ pages, N being
-    what its window then held, one read per conversation, and one per later change of it. Deliveries, and everything
-    else only counts as sent. What killed tries took is told and left out: it had to be repeated.
+    what its window then held, one read per conversation, and one per later change of it. Deliveries, what killed
+    tries took, and everything else only counts as sent.
     """
     month.run(days)
     sent = month.account.requests()
@@ -39,7 +39,7 @@ def live(month: Month, days: float) -> float:
     in_vain = month.sent_in_vain
     print(f"of these in tries that were killed: {in_vain}; ratio without {(total - in_vain) / needed:.3f}", flush=True)
     month.run(_SETTLING, every=8 * HOUR)
-    return (total - in_vain) / needed
+    return total / needed
 
 
 def check(month: Month) -> None:

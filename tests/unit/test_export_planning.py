@@ -164,13 +164,13 @@ class TestPlan:
 
     def test_the_most_urgent_is_read_first_and_of_that_the_oldest(self):
         found = plan(self.TASKS, quota_left=None)
-        assert [task.id for task in found.to_read] == ["older", "newer", "pending", "changed", "backfill"]
+        assert found.to_read == ["older", "newer", "pending", "changed", "backfill"]
         assert found.left == []
 
     def test_the_quota_counts_each_conversation_once_a_day(self):
         found = plan(self.TASKS, quota_left=2)
-        assert [task.id for task in found.to_read] == ["older", "newer", "pending"]
-        assert [task.id for task in found.left] == ["changed", "backfill"]
+        assert found.to_read == ["older", "newer", "pending"]
+        assert found.left == ["changed", "backfill"]
         assert found.counted == 2
 
     def test_what_is_left_takes_further_days(self):

@@ -629,9 +629,10 @@ def test_no_token_is_landed_or_told(tmp_path, caplog):
 def test_errors_of_a_run_quote_nothing(tmp_path):
     account = Account()
     account.add("a", title=SECRET)
-    for apply in (lambda body: {**body, "x": {1, 2}}, lambda body: [SECRET], lambda body: {"title": SECRET}):
+    wrong = (lambda body: {**body, "x": {1, 2}}, lambda body: [SECRET], lambda body: {"title": SECRET})
+    for number, apply in enumerate(wrong):
         with pytest.raises(DstnyValidationError) as caught:
-            run(account, tmp_path, hour(0), redaction=Redaction(apply=apply))
+            run(account, tmp_path / str(number), hour(0), redaction=Redaction(apply=apply))
         assert SECRET not in f"{caught.value} {caught.value.__context__} {caught.value.__cause__}"
 
 

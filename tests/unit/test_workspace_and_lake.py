@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from airflow_provider_dstny.landing.lake import Lake
 from airflow_provider_dstny.landing.workspace import Workspace
 
 from .lakes import (
+    DAY,
     HOUR,
     NOON,
     SECRET,
@@ -237,9 +239,62 @@ def test_two_kills_in_a_row_are_gone_on_from(begun, tmp_path):
 def test_a_retry_after_a_kill_goes_on_with_what_was_saved(tmp_path):
     account = Account()
     account.add("a", "b", "c")
-    assert killed_run(account, tmp_path, hour(0), Killer(2, after=True))
+    assert killed_run(account, tmp_path, hour(0), Killer(3, after=True))
     run(account, tmp_path, hour(0))
     assert sorted(account.reads) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(("minutes", "lists"), [(50, 1), (70, 2)])
+def test_a_retry_lists_again_what_was_listed_long_ago(tmp_path, minutes, lists):
+    account = Account()
+    account.add("a", "b", "c")
+    assert killed_run(account, tmp_path, hour(0), Killer(2))
+    account.add("after")
+    account.now += timedelta(minutes=minutes)
+    run(account, tmp_path, hour(0))
+    assert account.lists == lists
+    assert ("after" in latest(tmp_path)) == (lists == 2)
+    run(account, tmp_path, hour(1))
+    assert sorted(latest(tmp_path)) == ["a", "after", "b", "c"]
+    assert strays(tmp_path) == []
+
+
+def test_a_retry_lists_again_if_it_looks_back_further(tmp_path):
+    account = Account()
+    account.add("a")
+    account.add("old", at=NOON - 5 * DAY)
+    run(account, tmp_path, hour(-100))
+    assert killed_run(account, tmp_path, hour(-30), Killer(2))
+    account.lists = 0
+    run(account, tmp_path, hour(-30), lookback=6 * DAY)
+    assert account.lists == 1
+
+
+def test_a_list_that_was_cut_off_or_changed_is_read_again(tmp_path):
+    account = Account()
+    account.add("a")
+    assert killed_run(account, tmp_path, hour(0), Killer(2))
+    (listing,) = tmp_path.rglob("listing.jsonl")
+    whole = listing.read_text()
+    for broken in ("", "{}", "[]", whole[:-9], whole.replace('"id"', '"di"'), "null\n" + whole):
+        account.lists = 0
+        here = tmp_path.parent / f"{tmp_path.name}-{len(broken)}"
+        shutil.copytree(tmp_path, here, dirs_exist_ok=True)
+        next(here.rglob("listing.jsonl")).write_text(broken)
+        run(copy.deepcopy(account), here, hour(0))
+        assert sorted(latest(here)) == ["a"]
+
+
+def test_a_retry_lands_what_an_earlier_try_was_not_going_to_read(tmp_path):
+    account = Account()
+    account.add("a", "b", "c")
+    # The rows of the list that the quota leaves are landed before the first conversation is read.
+    killer = Killer(4)
+    assert killed_run(account, tmp_path, hour(0), killer, daily_quota=1)
+    account.delete("b")
+    account.delete("c")
+    run(account, tmp_path, hour(0), daily_quota=1)
+    assert sorted(latest(tmp_path)) == ["a", "b", "c"], killer.done
 
 
 def test_curated_files_of_a_killed_try_do_not_outlive_a_retry_that_lands_less(tmp_path):
