@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import asyncio
+import logging
+from collections.abc import Collection, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, cast, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar, cast, get_args
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, conf
 
@@ -22,6 +24,11 @@ if TYPE_CHECKING:
 
 #: What to do where something that is to be created is there already.
 IfExists: TypeAlias = Literal["fail", "skip", "update"]
+#: What goes on in Dstny when a task is ended from outside, where the triggerer tells it as well.
+WAITING_GOES_ON = "Dstny goes on with what is waited for; nothing there has to be stopped. A retry waits for it anew."
+RUNS_GO_ON = "Runs that were sent go on in Dstny. What was answered is saved; a retry runs the agent on what is left."
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 class DstnyHookMixin:
@@ -32,6 +39,9 @@ class DstnyHookMixin:
     conn_types: ClassVar[Sequence[str]] = ("dstny", "dstny_rest", "tellcasey")
     #: A pause that the API demands, and that is too long to sleep, is spent in the triggerer.
     deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False)
+    #: What goes on at Dstny when the task is ended from outside, and what a retry does then.
+    goes_on: ClassVar[str] = ""
+    _work: asyncio.Task[Any] | None = None
 
     @cached_property
     def hook(self) -> DstnyBaseHook[Any]:
@@ -42,6 +52,30 @@ class DstnyHookMixin:
     def execute_after_pause(self, context: Context, event: Any) -> Any:
         """Do the work anew: what the API refused with a pause has not happened."""
         return self.execute(context)  # type: ignore[attr-defined]
+
+    def run_async(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run something to its end, or until the task is ended from outside: then it is cancelled, so that it can save.
+
+        :raises AirflowException: it was cancelled.
+        """
+
+        async def cancellable() -> T:
+            self._work = asyncio.current_task()
+            try:
+                return await work
+            finally:
+                self._work = None
+
+        with suppress(asyncio.CancelledError):
+            return asyncio.run(cancellable())
+        raise AirflowException(f"The task was ended from outside. {self.goes_on}")
+
+    def on_kill(self) -> None:
+        # Airflow calls this within a signal handler, and kills the process some seconds later.
+        if self._work is not None:
+            self._work.get_loop().call_soon_threadsafe(self._work.cancel)
+        elif self.goes_on:
+            _log.warning("The task was ended from outside. %s", self.goes_on)
 
 
 class _Links:

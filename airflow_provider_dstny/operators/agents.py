@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, BaseOperator, conf
 
-from airflow_provider_dstny.tasks import ConversationLinkMixin, DstnyHookMixin, final_errors_fail, partial_failure
+from airflow_provider_dstny.tasks import (
+    RUNS_GO_ON,
+    ConversationLinkMixin,
+    DstnyHookMixin,
+    final_errors_fail,
+    partial_failure,
+)
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, ObjectStoragePath, XComArg
@@ -50,6 +55,7 @@ class DstnyRunAgentOperator(ConversationLinkMixin, BaseOperator):
     """
 
     conn_types = ("dstny",)
+    goes_on = RUNS_GO_ON
     template_fields: Sequence[str] = (
         "agent_id",
         "conversation_ids",
@@ -99,7 +105,7 @@ class DstnyRunAgentOperator(ConversationLinkMixin, BaseOperator):
             hook = self.hook
             if self.deferrable and len(agent_round.done_in(file)) < len(agent_round.conversation_ids):
                 self._defer(agent_round)
-            outcome = asyncio.run(_run(hook, agent_round, file))
+            outcome = self.run_async(_run(hook, agent_round, file))
         return self._conclude(agent_round, outcome)
 
     def execute_complete(self, context: Context, event: Any) -> dict[str, Any]:

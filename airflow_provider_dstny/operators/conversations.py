@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -73,6 +72,10 @@ class DstnyCreateCallConversationOperator(MaskedPayloadMixin, ConversationLinkMi
     """
 
     conn_types = ("dstny",)
+    goes_on = (
+        "A call that was sent is transcribed all the same. On Airflow 3.3 and later a retry finds it and waits for it; "
+        "before, a retry sends it a second time."
+    )
     template_fields: Sequence[str] = ("call", "dstny_conn_id")
     template_fields_renderers = {"call": "json"}  # noqa: RUF012 - Airflow's own form
     ui_color = "#dcebf7"
@@ -213,6 +216,7 @@ class DstnyUploadCallsOperator(MaskedPayloadListMixin, DstnyHookMixin, BaseOpera
     """
 
     conn_types = ("dstny",)
+    goes_on = "What was sent is transcribed all the same, and noted beside the results; a retry sends what is missing."
     template_fields: Sequence[str] = ("calls", "calls_path", "results_path", "dstny_conn_id")
     template_fields_renderers = {"calls": "json"}  # noqa: RUF012 - Airflow's own form
     ui_color = "#dcebf7"
@@ -249,7 +253,7 @@ class DstnyUploadCallsOperator(MaskedPayloadListMixin, DstnyHookMixin, BaseOpera
             upload = self._upload()
             self._refuse_bad_rows(upload.calls)
             # Resolved here: a connection that will not do is told at once, and Airflow's lookup blocks.
-            outcome = asyncio.run(_upload(self.hook, upload))
+            outcome = self.run_async(_upload(self.hook, upload))
             if outcome.stopped is not None:
                 raise outcome.stopped
         if len(outcome.reasons) > self.max_failures:

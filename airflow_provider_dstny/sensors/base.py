@@ -15,7 +15,7 @@ from airflow.providers.common.compat.sdk import (
     conf,
 )
 
-from airflow_provider_dstny.tasks import ConversationLinkMixin, final_errors_fail
+from airflow_provider_dstny.tasks import WAITING_GOES_ON, ConversationLinkMixin, final_errors_fail
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context
@@ -41,6 +41,7 @@ class DstnyWaitSensor(ConversationLinkMixin, BaseSensorOperator):
 
     template_fields: Sequence[str] = ("conversation_ids", "dstny_conn_id")
     ui_color = "#e4f1ee"
+    goes_on = WAITING_GOES_ON
 
     def __init__(
         self,

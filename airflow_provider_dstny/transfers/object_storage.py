@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import mimetypes
 from collections.abc import Mapping, Sequence
@@ -85,6 +84,7 @@ class DstnyToObjectStorageOperator(DstnyHookMixin, BaseOperator):
 
     template_fields: Sequence[str] = ("path", "conversation_ids", "dry_run", "dstny_conn_id")
     ui_color = "#d9ebe4"
+    goes_on = "What was read is saved; a retry of the same interval goes on from there."
     #: What OpenLineage is told of.
     _landed: Outcome | None = None
     _api = ("", "")
@@ -141,7 +141,7 @@ class DstnyToObjectStorageOperator(DstnyHookMixin, BaseOperator):
         from airflow_provider_dstny.landing.reporting import landed, plan_table, planned, tell_outlets
 
         with final_errors_fail(self):
-            outcome = asyncio.run(self._export(context))
+            outcome = self.run_async(self._export(context))
         if outcome.manifest is None:
             self.log.info("What a run would read, lists not counted:\n%s", plan_table(outcome))
             return planned(outcome)
@@ -259,6 +259,7 @@ class DstnyRecordingToObjectStorageOperator(ConversationLinkMixin, BaseOperator)
     conn_types = ("dstny_rest",)
     template_fields: Sequence[str] = ("conversation_ids", "path", "dstny_conn_id")
     ui_color = "#d9ebe4"
+    goes_on = "Recordings that are there whole stay; a retry fetches what is missing."
 
     def __init__(
         self,

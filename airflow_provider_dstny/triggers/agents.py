@@ -9,6 +9,7 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from airflow_provider_dstny.tasks import RUNS_GO_ON
 from airflow_provider_dstny.triggers.base import SAFE_FIRST_LOOK
 
 
@@ -33,6 +34,10 @@ class DstnyAgentRunTrigger(BaseTrigger):
             f"{type(self).__module__}.{type(self).__qualname__}",
             {"round_of_runs": self.round_of_runs, "dstny_conn_id": self.dstny_conn_id},
         )
+
+    async def on_kill(self) -> None:
+        """Tell what becomes of the runs; Airflow 3.3 and later call this when somebody ends the task."""
+        self.log.warning("The task was ended from outside. %s", RUNS_GO_ON)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         from airflow_provider_dstny.agent_runs import AgentRound, ResultsFile

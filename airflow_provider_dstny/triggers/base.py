@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from airflow_provider_dstny.tasks import WAITING_GOES_ON
+
 if TYPE_CHECKING:
     from airflow_provider_dstny.api.errors import DstnyAuthError
     from airflow_provider_dstny.hooks.base import DstnyBaseHook
@@ -87,6 +89,13 @@ class DstnyWaitTrigger(BaseTrigger):
         except DstnyError as error:
             decision = Decision(WaitState.FAILED, str(error))
         yield TriggerEvent(decision.to_event())
+
+    async def on_kill(self) -> None:
+        """Tell what becomes of what was waited for; Airflow 3.3 and later call this when somebody ends the task."""
+        from airflow_provider_dstny.waiting.wait import utc_now
+
+        wait = self.wait_class().from_json(self.wait)
+        self.log.warning("The task was ended from outside. %s %s", wait.decide(utc_now()).reason, WAITING_GOES_ON)
 
     async def _wait_for(self, wait: Wait) -> Decision:
         """Wait with the token of the connection; one that is refused may have been replaced since."""
