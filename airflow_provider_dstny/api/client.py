@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache, partial
-from http.cookiejar import CookieJar, DefaultCookiePolicy
+from http.cookiejar import CookieJar
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
@@ -302,6 +302,7 @@ class ApiClient:
         own = self._verify is False or host == httpx.URL(self.base_url).host
         timeout = httpx.Timeout(self._timeout, connect=min(self._timeout, _CONNECT_TIMEOUT))
         failure: DstnyError | None = None
+        opened = False
         try:
             with (
                 without_query(),
@@ -310,10 +311,14 @@ class ApiClient:
                 ) as http,
                 http.stream("GET", url, headers={"Accept-Encoding": "identity", **headers}) as response,
             ):
+                opened = True
                 yield Opened(response.status_code, response.headers, response.iter_raw())
         except httpx.TimeoutException:
             failure = DstnyTimeoutError(f"{host} did not answer within {self._timeout:g} s. A retry is safe.")
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+            if opened and isinstance(error, UnicodeError):
+                # Of what the caller does with the file.
+                raise
             # The message of an error may hold the URL, and that a signature.
             failure = DstnyConnectionError(f"The connection to {host} broke ({type(error).__name__}). A retry is safe.")
         if failure is not None:
@@ -327,8 +332,7 @@ class ApiClient:
                 "User-Agent": f"airflow-provider-dstny/{__version__}",
             },
             "verify": _ssl_context(self._verify),
-            # A cookie of an answer would be sent with the next request, or not let it be made.
-            "cookies": CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+            "cookies": _NoCookies(),
         }
 
     def _http_request(self, request: Request) -> dict[str, Any]:
@@ -413,6 +417,13 @@ class ApiClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+
+class _NoCookies(CookieJar):
+    """Takes none: a cookie of an answer would be sent with the next request, or not let it be made."""
+
+    def extract_cookies(self, response: object, request: object) -> None:
+        pass
 
 
 def _cut_late(response: httpx.Response) -> None:

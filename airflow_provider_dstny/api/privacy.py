@@ -17,14 +17,17 @@ _PHONE_NUMBER = re.compile(
     rf"(?i)(?:\+|%2B)\(?\d(?:{_SEPARATORS}\d){{6,}}"
     rf"|(?<![\w-])(?<!\d[./]){_NO_PHONE_NUMBER}\(?\d(?:{_SEPARATORS}\d){{6,63}}(?![\w-])"
 )
+#: Up to the domain, which may help; each part has an end, so that a long text takes no more than its length.
+_MAILBOX = re.compile(r"(?i)[\w.+-]{1,64}(?:@|%40)(?=[\w-]{1,63}\.)")
 
 
 def scrub(text: str, token: str) -> str:
-    """Shorten foreign text to one printable line, without the token, phone numbers and the queries of URLs."""
+    """Shorten foreign text to one printable line, without the token, phone numbers, mailboxes and queries of URLs."""
     words = text.replace(token, "***")[:_LOOKED_AT].split()
     line = "".join(character for character in " ".join(words) if character.isprintable())
     # Once more: what cannot be printed may have stood within it.
-    line = _PHONE_NUMBER.sub("***", _URL_TAIL.sub(r"\1?***", line.replace(token, "***")))
+    line = _MAILBOX.sub("***@", _URL_TAIL.sub(r"\1?***", line.replace(token, "***")))
+    line = _PHONE_NUMBER.sub("***", line)
     return line if len(line) <= _LONGEST_TEXT else f"{line[:_LONGEST_TEXT]}…"
 
 

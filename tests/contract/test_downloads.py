@@ -232,6 +232,15 @@ class TestDownload:
         assert caught.value.__cause__ is None
         assert caught.value.__suppress_context__
 
+    def test_what_the_reader_makes_wrong_is_not_the_connections(self, account):
+        with (
+            DstnyRestClient(account.url, account.rest_token) as rest,
+            pytest.raises(UnicodeDecodeError),
+            rest.open_url(f"{account.url}/recordings/a.wav", {}) as opened,
+        ):
+            b"\xff".decode()
+        assert opened.status == 200
+
     def test_a_signature_is_not_logged_by_the_http_library(self, account, caplog):
         for name in ("httpx", "httpcore.connection", "httpcore.http11"):
             caplog.set_level(logging.DEBUG, logger=name)

@@ -164,6 +164,11 @@ def test_queries_of_urls_are_scrubbed():
     assert scrub(f"https://s3/x.wav?{SIGNATURE} is not reachable", "token") == "https://s3/x.wav?*** is not reachable"
 
 
+def test_mailboxes_are_scrubbed_and_their_domains_stay():
+    told = scrub("Users jane.doe+x@example.com, o'neil@mail.example.org and a%40b.example exist; see @docs", "token")
+    assert told == "Users ***@example.com, o'***@mail.example.org and ***@b.example exist; see @docs"
+
+
 def test_an_upstream_task_within_a_call_is_upstream(call):
     with DAG("d", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC)):
 
