@@ -14,6 +14,7 @@ from airflow_provider_dstny.api.dstny import DstnyClient
 from airflow_provider_dstny.api.errors import DstnyError, DstnyResponseError
 from airflow_provider_dstny.api.models.agents import AgentRun
 from airflow_provider_dstny.api.times import iso_time, utc_time
+from airflow_provider_dstny.progress import Progress
 from airflow_provider_dstny.storage import read_jsonl, write_jsonl
 
 #: Results that are written together, so that a killed process loses no more.
@@ -156,6 +157,7 @@ class AgentRound:
         failures: dict[str, DstnyError] = {}
         of_all: list[DstnyError] = []
         queue = iter(left)
+        progress = Progress(f"Running agent {self.agent_id} on", len(left), "conversations")
 
         async def work() -> None:
             for conversation_id in queue:
@@ -169,14 +171,15 @@ class AgentRound:
                     failures[conversation_id] = error
                     of_all.extend([error] if error.affects_all else [])
                     continue
-                _log.info("Agent %s: %d of %d done", self.agent_id, len(made), len(left))
+                progress.add()
                 if len(made) % _BATCH == 0:
                     await self._write_batch(file, made)
 
         # At once, so that a path that cannot be written costs no run.
         await asyncio.to_thread(file.write, {})
         try:
-            await asyncio.gather(*(work() for _ in range(min(self.concurrency, len(left)))))
+            with progress:
+                await asyncio.gather(*(work() for _ in range(min(self.concurrency, len(left)))))
         finally:
             # Also when a triggerer is shut down: what is written is not run again.
             await asyncio.to_thread(file.write, dict(made))

@@ -20,6 +20,7 @@ from airflow_provider_dstny.api.models.calls import CallConversation
 from airflow_provider_dstny.api.operation import Steps
 from airflow_provider_dstny.api.privacy import shown
 from airflow_provider_dstny.checked_calls import CheckedCalls
+from airflow_provider_dstny.progress import Progress
 from airflow_provider_dstny.submission import surely_not_done
 from airflow_provider_dstny.upload_journal import Intent, Result, State, UploadJournal
 
@@ -27,7 +28,6 @@ from airflow_provider_dstny.upload_journal import Intent, Result, State, UploadJ
 _LOST_IN_A_ROW = 3
 #: After so many calls, or a tenth of them if that is more, the file of results is written.
 _CHECKPOINT = 1000
-_LOGGED_EVERY = 100
 _IN_DOUBT = (
     "It may have been sent, and it cannot be found in Dstny (yet). A retry looks again; resubmit_ambiguous=True sends "
     "it again, at the risk of a duplicate."
@@ -169,25 +169,24 @@ class Upload:
             self._add(external_id, "sent", conversation_id)
 
     async def _send_all(self, dstny: DstnyClient, left: list[str]) -> None:
-        queue, done = _Queue(self, left), 0
+        queue = _Queue(self, left)
+        progress = Progress("Sending", len(left), "calls")
 
         async def work() -> None:
-            nonlocal done
             while self._stopped is None and (call := await queue.take()) is not None:
                 if self._stopped is None:
                     await self._send(dstny, call)
-                    done += 1
-                    if done % _LOGGED_EVERY == 0:
-                        _log.info("%d of %d calls", done, len(left))
+                    progress.add()
 
-        workers = [asyncio.create_task(work()) for _ in range(min(self.concurrency, len(left)))]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            # If one has ended with an error, or the task is being ended, the others must not go on.
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+        with progress:
+            workers = [asyncio.create_task(work()) for _ in range(min(self.concurrency, len(left)))]
+            try:
+                await asyncio.gather(*workers)
+            finally:
+                # If one has ended with an error, or the task is being ended, the others must not go on.
+                for worker in workers:
+                    worker.cancel()
+                await asyncio.gather(*workers, return_exceptions=True)
 
     async def _send(self, dstny: DstnyClient, call: CallConversation) -> None:
         external_id = call.call_external_id

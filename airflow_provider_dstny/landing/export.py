@@ -30,6 +30,7 @@ from airflow_provider_dstny.landing.lake import Lake, Past
 from airflow_provider_dstny.landing.parts import Found, Parts
 from airflow_provider_dstny.landing.sources import Source, source_of, version_of
 from airflow_provider_dstny.landing.workspace import Answer, Workspace
+from airflow_provider_dstny.progress import Progress
 
 #: Conversations that are saved together: a kill loses no more of them.
 _BATCH = 50
@@ -204,14 +205,16 @@ class Export:
                 self._take_in(listed)
             _log.info("An earlier try has listed %d conversations: they are not listed again", self._counts["listed"])
             return window
-        async for listed, row in self._source.listing(window):
-            if not _can_be_landed(listed.id):
-                _log.warning("A conversation has an id that is no text, and is left out")
-                continue
-            entry = self._take_in(listed)
-            if self._source.needs_row or entry.state is State.NEW:
-                with suppress(RecursionError):
-                    self._work.keep_list_row(listed.id, row)
+        with Progress("Listing", None, "conversations") as progress:
+            async for listed, row in self._source.listing(window):
+                progress.add()
+                if not _can_be_landed(listed.id):
+                    _log.warning("A conversation has an id that is no text, and is left out")
+                    continue
+                entry = self._take_in(listed)
+                if self._source.needs_row or entry.state is State.NEW:
+                    with suppress(RecursionError):
+                        self._work.keep_list_row(listed.id, row)
         if self._source.server_time is not None:
             self._clock_is_behind = self._source.server_time - self.clock()
         return window
@@ -331,18 +334,21 @@ class Export:
 
     async def _read_all(self, ids: Sequence[str]) -> None:
         """Read conversations and save what is new of them, until all are read, or something would meet them all."""
-        for first in range(0, len(ids), _BATCH):
-            found: list[Found] = []
-            try:
-                await self._read_batch(ids[first : first + _BATCH], found)
-            finally:
-                self._parts.save("read", [one for one in found if one.entry.state is not State.GONE])
-                self._parts.save("gone", [one for one in found if one.entry.state is State.GONE])
-                self._counts["read"] += sum(not one.failed for one in found)
-            if len(ids) > _BATCH:
-                _log.info("%d of %d conversations", self._counts["read"], len(ids))
-            if self._stopped is not None:
-                break
+        if not ids:
+            return
+        with Progress("Reading", len(ids), "conversations") as progress:
+            for first in range(0, len(ids), _BATCH):
+                found: list[Found] = []
+                try:
+                    await self._read_batch(ids[first : first + _BATCH], found)
+                finally:
+                    self._parts.save("read", [one for one in found if one.entry.state is not State.GONE])
+                    self._parts.save("gone", [one for one in found if one.entry.state is State.GONE])
+                    read = sum(not one.failed for one in found)
+                    self._counts["read"] += read
+                    progress.add(read)
+                if self._stopped is not None:
+                    break
         if self._stopped is None:
             return
         if self._stopped.affects_all and not isinstance(self._stopped, DstnyQuotaError):

@@ -242,23 +242,24 @@ class DstnySyncDirectoryOperator(DstnyHookMixin, MaskedFieldsMixin, BaseOperator
     def _apply(self, dstny: DstnyClient, actions: Sequence[Action]) -> None:
         from airflow_provider_dstny.directory.apply import apply
         from airflow_provider_dstny.directory.text import counts_text
+        from airflow_provider_dstny.progress import Progress
 
         done: list[Action] = []
         failures: dict[str, DstnyError] = {}
         is_final = False
-        for result in apply(dstny, actions):
-            if result.error is not None:
-                self.log.error("%s: %s", result.action, result.error)
-                failures[str(result.action)] = result.error
-                if result.error.affects_all:
-                    is_final = result.error.final
-                    break
-            elif result.missing:
-                self.log.error("%s: needs %s, whose creation failed", result.action, ", ".join(result.missing))
-            else:
-                done.append(result.action)
-                if len(done) % 100 == 0:
-                    self.log.info("%d of %d changes are done", len(done), len(actions))
+        with Progress("Applying", len(actions), "changes") as progress:
+            for result in apply(dstny, actions):
+                if result.error is not None:
+                    self.log.error("%s: %s", result.action, result.error)
+                    failures[str(result.action)] = result.error
+                    if result.error.affects_all:
+                        is_final = result.error.final
+                        break
+                elif result.missing:
+                    self.log.error("%s: needs %s, whose creation failed", result.action, ", ".join(result.missing))
+                else:
+                    done.append(result.action)
+                    progress.add()
         if failures:
             left = len(actions) - len(done) - len(failures)
             raise partial_failure(

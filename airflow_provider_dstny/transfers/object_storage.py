@@ -281,6 +281,7 @@ class DstnyRecordingToObjectStorageOperator(ConversationLinkMixin, BaseOperator)
     def execute(self, context: Context) -> dict[str, Any]:
         from airflow_provider_dstny.api.errors import DstnyError
         from airflow_provider_dstny.api.ids import encode_id, unique_ids
+        from airflow_provider_dstny.progress import Progress
         from airflow_provider_dstny.storage import storage_folder
 
         with final_errors_fail(self):
@@ -291,7 +292,8 @@ class DstnyRecordingToObjectStorageOperator(ConversationLinkMixin, BaseOperator)
         landed = _Landed({one: there[name] for one, name in names.items() if name in there})
         wanted = [one for one in names if one not in landed.files]
         skipped = len(landed.files)
-        with final_errors_fail(self), self.hook.get_conn() as rest:
+        progress = Progress("Fetching", len(wanted), "recordings")
+        with final_errors_fail(self), self.hook.get_conn() as rest, progress:
             for done, conversation_id in enumerate(wanted, 1):
                 try:
                     recording = rest.get_recording_url(conversation_id)
@@ -307,7 +309,7 @@ class DstnyRecordingToObjectStorageOperator(ConversationLinkMixin, BaseOperator)
                     # The next recording may lie elsewhere.
                     landed.failed(conversation_id, error)
                 else:
-                    self.log.info("%d of %d recordings, %.1f MB", done, len(wanted), landed.size / 1e6)
+                    progress.add()
         if landed.failures:
             raise partial_failure(
                 f"{len(landed.failures)} of {len(names)} recordings failed; a retry fetches only what is not there yet",
