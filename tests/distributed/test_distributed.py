@@ -86,10 +86,10 @@ def test_no_call_is_lost_or_sent_twice_while_processes_are_killed(seed, tmp_path
                 conf = {"calls_path": str(tmp_path / "calls.csv"), "lake": f"file://{tmp_path}/lake"}
                 run_id = airflow.trigger("distributed", conf)
                 with Killer(airflow, proxy, seed, (3, 12)) as killer:
-                    wait_for(lambda: len(simulator.state.calls) >= CALLS, 60 + 8 * CALLS, "the last call")
+                    wait_for(lambda: len(simulator.state.calls) >= CALLS, 300 + 10 * CALLS, "the last call")
                     wait_for(
                         lambda: airflow.run_state("distributed", run_id) in ("success", "failed"),
-                        300 + 8 * CALLS,
+                        600 + 10 * CALLS,
                         "the end of the run",
                     )
                 kills, unfinished = dict(killer.kills), failures(airflow, run_id)
