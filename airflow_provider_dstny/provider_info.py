@@ -8,18 +8,7 @@ _INTEGER_OR_EMPTY = ["integer", "null"]
 _NUMBER_OR_EMPTY = ["number", "null"]
 _TEXT_OR_EMPTY = ["string", "null"]
 
-
-def _requests_per_minute(default: str) -> dict[str, Any]:
-    return {
-        "label": "Requests per minute",
-        "description": (
-            "Pace of this token in one process, such as one task; of all processes that share a throttle URL. "
-            f"Empty: {default}."
-        ),
-        "schema": {"type": _NUMBER_OR_EMPTY, "minimum": 1},
-    }
-
-
+#: In the order of the forms: what limits a token stands together.
 _FIELDS: dict[str, dict[str, Any]] = {
     "timeout": {
         "label": "Timeout (seconds)",
@@ -31,16 +20,17 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "description": "Further attempts of a request that may safely be repeated. Default: 4.",
         "schema": {"type": _INTEGER_OR_EMPTY, "minimum": 0},
     },
-    "requests_per_minute": _requests_per_minute("no limit"),
-    "verify": {
-        "label": "Verify TLS",
-        "description": "true (default), false, or the path of a CA bundle on the workers.",
-        "schema": {"type": _TEXT_OR_EMPTY},
+    "requests_per_minute": {
+        "label": "Requests per minute",
+        "description": "Pace of this token in one process, such as one task; of all that share a throttle URL.",
+        "schema": {"type": _NUMBER_OR_EMPTY, "minimum": 1},
     },
-    "app_url": {
-        "label": "App URL",
-        "description": "Where people open conversations, for the link of a task. Default: https://app.meetric.com",
-        "schema": {"type": _TEXT_OR_EMPTY},
+    "daily_conversation_quota": {
+        "label": "Daily conversation quota",
+        "description": (
+            "Different conversations that this token may read a UTC day, for planning exports. Default: 1000."
+        ),
+        "schema": {"type": _INTEGER_OR_EMPTY, "minimum": 1},
     },
     "throttle_url": {
         "label": "Throttle URL",
@@ -52,13 +42,20 @@ _FIELDS: dict[str, dict[str, Any]] = {
         ),
         "schema": {"type": _TEXT_OR_EMPTY},
     },
+    "app_url": {
+        "label": "App URL",
+        "description": "Where people open conversations, for the link of a task. Default: https://app.meetric.com",
+        "schema": {"type": _TEXT_OR_EMPTY},
+    },
     "webhook_secrets": {
         "label": "Webhook secrets",
-        "description": (
-            "With which the webhooks of this account are signed; of API v2 and tellcasey, what stands at the end of "
-            "their URL. Two, separated by a comma, while a new one takes over."
-        ),
+        "description": "Two, separated by a comma, while a new one takes over.",
         "schema": {"type": _TEXT_OR_EMPTY, "format": "password"},
+    },
+    "verify": {
+        "label": "Verify TLS",
+        "description": "true (default), false, or the path of a CA bundle on the workers.",
+        "schema": {"type": _TEXT_OR_EMPTY},
     },
     "paths": {
         "label": "Path overrides (JSON)",
@@ -71,12 +68,24 @@ _FIELDS: dict[str, dict[str, Any]] = {
 }
 
 
+def _fields(*left_out: str, pace: str, webhooks: str) -> dict[str, dict[str, Any]]:
+    fields = {name: dict(field) for name, field in _FIELDS.items() if name not in left_out}
+    fields["requests_per_minute"]["description"] += f" Empty: {pace}."
+    fields["webhook_secrets"]["description"] = f"{webhooks} {_FIELDS['webhook_secrets']['description']}"
+    return fields
+
+
+#: Of APIs that sign no webhooks.
+_AT_THE_END_OF_URLS = "What webhooks have at the end of their URL: /dstny/webhooks/<connection id>/<secret>."
+
+
 def _connection_type(
     name: str,
     hook_name: str,
     hook_class: str,
     *,
     credential: str,
+    example: str,
     host: str = "https://api.example.com",
     fields: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:
@@ -86,10 +95,15 @@ def _connection_type(
         "hook-class-name": hook_class,
         "conn-fields": fields,
         "ui-field-behaviour": {
-            # The port stays visible: Airflow 3.3.1 and 3.3.2 cannot test a connection saved without one.
             "hidden-fields": ["schema", "login"],
-            "relabeling": {"host": "Base URL", "password": credential},
-            "placeholders": {"host": host, "port": "443"},
+            "relabeling": {
+                # Messages, variables and files speak of host and password.
+                "host": "Base URL (host)",
+                "password": f"{credential} (password)",
+                # Airflow 3.3.1 and 3.3.2 answer a test of a connection without a port with "Bad Request".
+                "port": "Port (443 to test)",
+            },
+            "placeholders": {"host": host, "password": example, "port": "443"},
         },
     }
 
@@ -150,34 +164,28 @@ PROVIDER_INFO: dict[str, Any] = {
             "dstny",
             "Dstny API v2",
             "airflow_provider_dstny.hooks.dstny.DstnyHook",
-            credential="API token (JWT)",
-            fields=_FIELDS,
+            credential="API token",
+            example="eyJ…",
+            fields=_fields("daily_conversation_quota", pace="no limit", webhooks=_AT_THE_END_OF_URLS),
         ),
         _connection_type(
             "dstny_rest",
             "Dstny REST API v1",
             "airflow_provider_dstny.hooks.dstny_rest.DstnyRestHook",
-            credential="API token (mt_…)",
-            fields={
-                **_FIELDS,
-                "requests_per_minute": _requests_per_minute("60, what the API allows"),
-                "daily_conversation_quota": {
-                    "label": "Daily conversation quota",
-                    "description": (
-                        "Different conversations that this token may read a UTC day, for planning exports. "
-                        "Default: 1000."
-                    ),
-                    "schema": {"type": _INTEGER_OR_EMPTY, "minimum": 1},
-                },
-            },
+            credential="API token",
+            example="mt_…",
+            fields=_fields(
+                pace="60, what the API allows", webhooks="With which the webhooks of this account are signed."
+            ),
         ),
         _connection_type(
             "tellcasey",
             "tellcasey",
             "airflow_provider_dstny.hooks.tellcasey.TellcaseyHook",
-            credential="API key (sk_…)",
+            credential="API key",
+            example="sk_live_…",
             host="https://api.tellcasey.com",
-            fields={name: field for name, field in _FIELDS.items() if name != "app_url"},
+            fields=_fields("app_url", "daily_conversation_quota", pace="no limit", webhooks=_AT_THE_END_OF_URLS),
         ),
     ],
 }

@@ -132,15 +132,10 @@ def states(instances: list[dict[str, Any]], task_id: str) -> Counter[str]:
 def show(airflow: LocalAirflow, run_id: str, calls: Path, phases: Phases) -> None:
     """Print what a person wants to know of the run."""
     instances = airflow.task_instances(DAG_ID, run_id)
-    summary = next(
-        (
-            airflow.xcom(DAG_ID, run_id, "summarize")
-            for one in instances
-            if one["task_id"] == "summarize" and one["state"] == "success"
-        ),
-        None,
-    )
-    agents = read_results(summary["agent_results_path"] if summary else None)
+    ended = {one["task_id"] for one in instances if one["state"] == "success"}
+    agent_run = airflow.xcom(DAG_ID, run_id, "run_agent") if "run_agent" in ended else None
+    landed = airflow.xcom(DAG_ID, run_id, "land_transcripts") if "land_transcripts" in ended else []
+    agents = read_results(agent_run["output_path"] if agent_run else None)
     print(f"\n{'call':<20} {'conversation':<38} {'waited':>7} {'segments':>8}  agent result")
     for index, call in enumerate(external_ids(calls)):
         state = {one["task_id"]: one["state"] for one in instances if one["map_index"] == index}
@@ -155,9 +150,11 @@ def show(airflow: LocalAirflow, run_id: str, calls: Path, phases: Phases) -> Non
         f"{one['task_id']}[{one['map_index']}]" for one in instances if one["state"] in {"failed", "upstream_failed"}
     ]
     print(f"\nFailed tasks: {', '.join(failed) or 'none'}")
-    if summary:
-        print(f"{summary['transcripts']} of {summary['calls']} transcripts: {summary['transcripts_path']}")
-        print(f"{summary['agent_results']} agent results: {summary['agent_results_path']}")
+    if agent_run:
+        results = agent_run["output_path"]
+        transcripts = results.replace("agent_results", "transcripts")
+        print(f"{len(landed)} of {len(external_ids(calls))} transcripts: {transcripts}")
+        print(f"{agent_run['succeeded']} agent results: {results}")
     print("\nSeconds: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in phases.seconds.items()))
 
 

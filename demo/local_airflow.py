@@ -198,6 +198,10 @@ class LocalAirflow:
         """GET from the public REST API."""
         return self._checked(self._http.get(f"/api/v2{path}", params=params))
 
+    def delete(self, path: str) -> None:
+        """DELETE by the public REST API."""
+        self._http.delete(f"/api/v2{path}").raise_for_status()
+
     def unpause(self, dag_id: str) -> None:
         """Unpause a DAG as soon as it is known."""
         deadline = time.monotonic() + 60
@@ -260,10 +264,10 @@ class LocalAirflow:
 
 
 @contextmanager
-def running_simulator(port: int, log: Path, **options: Any) -> Iterator[str]:
+def running_simulator(port: int, log: Path, *, python: str = sys.executable, **options: Any) -> Iterator[str]:
     """Run the simulator as a process of its own and yield its URL."""
     arguments = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-    command = [sys.executable, "-m", "airflow_provider_dstny.simulator", "--port", str(port), *arguments]
+    command = [python, "-m", "airflow_provider_dstny.simulator", "--port", str(port), *arguments]
     log.parent.mkdir(parents=True, exist_ok=True)
     process = Process(command, log=log, env=os.environ)
     url = f"http://127.0.0.1:{port}"

@@ -11,18 +11,11 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from airflow.sdk import Param, dag, get_current_context, task
 
 from airflow_provider_dstny.hooks.dstny import DstnyHook
-from airflow_provider_dstny.operators.agents import (
-    DstnyCreateAgentOperator,
-    DstnyDeleteAgentOperator,
-    DstnyRunAgentOperator,
-    DstnyUpdateAgentOperator,
-)
-from airflow_provider_dstny.storage import read_jsonl
+from airflow_provider_dstny.operators import agents
 
 FOLDER = "{{ params.output_path }}/run={{ run_id | replace(':', '') | replace('+', '') }}"
 AGENT = {
@@ -44,44 +37,37 @@ AGENT = {
     doc_md=__doc__,
 )
 def example_agents() -> None:
-    @task
-    def list_calls() -> list[str]:
+    @task(multiple_outputs=True)
+    def list_calls() -> dict[str, list[str]]:
         context = get_current_context()
         since = context["dag_run"].run_after - timedelta(days=context["params"]["days"])
         with DstnyHook().get_conn() as dstny:
-            calls = dstny.list_conversations(recording_types=["call"], global_start=since)
-        return [str(call.id) for call in calls]
+            calls = [str(call.id) for call in dstny.list_conversations(recording_types=["call"], global_start=since)]
+        return {"all": calls, "one": calls[:1]}
 
-    @task
-    def one_of(conversation_ids: list[str]) -> list[str]:
-        return conversation_ids[:1]
-
-    @task
-    def count_answers(run: dict[str, Any]) -> int:
-        return len(read_jsonl(run["output_path"]))
-
-    conversation_ids = list_calls()
-    create = DstnyCreateAgentOperator(task_id="create", agent={**AGENT, "status": "draft"})
-    trial = DstnyRunAgentOperator(
+    calls = list_calls()
+    create = agents.DstnyCreateAgentOperator(task_id="create", agent=AGENT | {"status": "draft"})
+    trial = agents.DstnyRunAgentOperator(
         task_id="trial",
         agent_id=create.output,
-        conversation_ids=one_of(conversation_ids),
+        conversation_ids=calls["one"],
         is_test_run=True,
         output_path=f"{FOLDER}/trial.jsonl",
     )
-    activate = DstnyUpdateAgentOperator(task_id="activate", agent_id=create.output, agent={**AGENT, "status": "active"})
-    run = DstnyRunAgentOperator(
+    active = agents.DstnyUpdateAgentOperator(
+        task_id="activate", agent_id=create.output, agent=AGENT | {"status": "active"}
+    )
+    run = agents.DstnyRunAgentOperator(
         task_id="run",
         agent_id=create.output,
-        conversation_ids=conversation_ids,
+        conversation_ids=calls["all"],
         is_test_run=False,
         output_path=f"{FOLDER}/answers.jsonl",
         concurrency=4,
         deferrable=True,
     )
-    delete = DstnyDeleteAgentOperator(task_id="delete", agent_id=create.output, trigger_rule="all_done")
-    trial >> activate >> run >> delete
-    count_answers(run.output)
+    delete = agents.DstnyDeleteAgentOperator(task_id="delete", agent_id=create.output, trigger_rule="all_done")
+    trial >> active >> run >> delete
 
 
 example_agents()

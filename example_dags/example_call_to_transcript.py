@@ -1,10 +1,9 @@
 """From a file of recorded calls to transcripts and agent results in a folder.
 
-Each row of the file is sent as a call, its transcript is awaited without holding a worker, an AI agent runs
-on every conversation, and everything lands as JSON Lines. A row that is wrong fails its own task with the
-field and the reason; the others go on, and the run is marked failed after they have landed. Phone numbers
-stay in the file: the tasks hand on row references, ids, paths and counts. (Airflow maps at most 1024 rows, see
-``[core] max_map_length``.)
+Each row of the file is sent as a call, its transcript is awaited without holding a worker, an AI agent runs on every
+conversation, and everything lands as JSON Lines. A row that is wrong fails its own task with the field and the reason;
+the others go on, and the run is marked failed after they have landed. Phone numbers stay in the file: the tasks hand on
+row references, ids, paths and counts. (Airflow maps at most 1024 rows, see ``[core] max_map_length``.)
 
 Needs a connection ``dstny_default``. ``make demo`` runs this DAG on a real Airflow against the simulator.
 """
@@ -47,48 +46,32 @@ def example_call_to_transcript() -> None:
     @task_group
     def transcribe(call: str) -> Any:
         create = DstnyCreateCallConversationOperator(task_id="create", call=call)
-        wait = DstnyTranscriptSensor(
+        return DstnyTranscriptSensor(
             task_id="wait", conversation_ids=create.output, deferrable=True, poke_interval=10, timeout=60 * 60
-        )
-        return wait.output
+        ).output
 
     @task(trigger_rule="all_done")
-    def gather(waits: list[dict[str, Any]]) -> list[str]:
-        return [conversation_id for wait in waits for conversation_id in wait]
-
-    @task
-    def land_transcripts(conversation_ids: list[str], folder: str) -> dict[str, Any]:
-        path = f"{folder}/transcripts.jsonl"
+    def land_transcripts(waits: list[dict[str, Any]], path: str) -> list[str]:
+        conversation_ids = [conversation_id for wait in waits for conversation_id in wait]
         with DstnyHook().get_conn() as dstny:
-            rows = write_jsonl(path, (dstny.get_transcript(one).to_row() for one in conversation_ids))
-        return {"path": path, "rows": rows}
+            write_jsonl(path, (dstny.get_transcript(one).to_row() for one in conversation_ids))
+        return conversation_ids
 
     @task
-    def summarize(calls: list[str], transcripts: dict[str, Any], agent_run: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "calls": len(calls),
-            "transcripts": transcripts["rows"],
-            "transcripts_path": transcripts["path"],
-            "agent_results": agent_run["succeeded"],
-            "agent_results_path": agent_run["output_path"],
-        }
-
-    @task
-    def check_complete(summary: dict[str, Any]) -> None:
-        if summary["transcripts"] < summary["calls"]:
-            raise AirflowFailException(f"{summary['transcripts']} of {summary['calls']} calls have a transcript.")
+    def check_complete(calls: list[str], transcripts: list[str]) -> None:
+        if len(transcripts) < len(calls):
+            raise AirflowFailException(f"{len(transcripts)} of {len(calls)} calls have a transcript.")
 
     calls = list_calls()
-    conversation_ids = gather(transcribe.expand(call=calls))
+    transcripts = land_transcripts(transcribe.expand(call=calls), path=f"{FOLDER}/transcripts.jsonl")
     run_agent = DstnyRunAgentOperator(
         task_id="run_agent",
         agent_id="{{ params.agent_id }}",
-        conversation_ids=conversation_ids,
+        conversation_ids=transcripts,
         is_test_run=False,
         output_path=f"{FOLDER}/agent_results.jsonl",
     )
-    transcripts = land_transcripts(conversation_ids, folder=FOLDER)
-    check_complete(summarize(calls, transcripts, run_agent.output))
+    run_agent >> check_complete(calls, transcripts)
 
 
 example_call_to_transcript()

@@ -60,7 +60,8 @@ def outcome(tmp_path_factory):
                 "pool_while_waiting": pool,
                 "instances": {(one["task_id"], one["map_index"]): one for one in instances},
                 "run_state": airflow.run_state(DAG_ID, run_id),
-                "summary": airflow.xcom(DAG_ID, run_id, "summarize"),
+                "landed": airflow.xcom(DAG_ID, run_id, "land_transcripts"),
+                "agent_run": airflow.xcom(DAG_ID, run_id, "run_agent"),
                 "rendered": [
                     airflow.get(f"/dags/{DAG_ID}/dagRuns/{run_id}/taskInstances/transcribe.create/{index}")
                     for index in range(25)
@@ -87,8 +88,10 @@ def test_the_other_calls_end_with_a_transcript_although_the_triggerer_was_killed
 
 def test_a_run_with_a_lost_row_is_no_success(outcome):
     assert outcome["run_state"] == "failed"
-    summary = outcome["summary"]
-    assert (summary["calls"], summary["transcripts"], summary["agent_results"]) == (25, 24, 24)
+    assert len(outcome["landed"]) == outcome["agent_run"]["succeeded"] == 24
+    logs = outcome["folder"] / "airflow" / "logs"
+    (log,) = logs.glob("**/task_id=check_complete/attempt=1.log")
+    assert "24 of 25 calls have a transcript." in log.read_text()
 
 
 def test_every_call_was_sent_once_within_the_contract(outcome):
@@ -112,15 +115,15 @@ def test_rendered_fields_show_which_row_was_sent(outcome):
 
 
 def test_what_landed_is_whole(outcome):
-    summary, books = outcome["summary"], outcome["books"]
-    ids = {call["conversation_id"] for call in books["calls"]}
-    for name in ("transcripts_path", "agent_results_path"):
-        path = Path(summary[name].removeprefix("file://"))
+    ids = {call["conversation_id"] for call in outcome["books"]["calls"]}
+    assert set(outcome["landed"]) == ids
+    results = Path(outcome["agent_run"]["output_path"].removeprefix("file://"))
+    transcripts = results.with_name("transcripts.jsonl")
+    for path in (results, transcripts):
         rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
         assert {row["conversation_id"] for row in rows} == ids
         assert not list(path.parent.glob(".*"))
-    transcripts = Path(summary["transcripts_path"].removeprefix("file://")).read_text("utf-8").splitlines()
-    assert all(len(json.loads(row)["segments"]) >= 4 for row in transcripts)
+    assert all(len(json.loads(row)["segments"]) >= 4 for row in transcripts.read_text("utf-8").splitlines())
 
 
 def test_no_token_phone_number_or_text_is_in_logs_or_database(outcome):

@@ -15,7 +15,7 @@ from demo.local_airflow import LocalAirflow, free_port, running_simulator, sampl
 from tests.system.waiting import wait_for
 
 AT_ONCE = ("example_rest_transcripts", "example_tellcasey", "example_notetaker", "example_directory_sync")
-LATER = ("example_agents", "example_upload_calls")
+LATER = ("example_agents", "example_upload_calls", RETRIES := "example_retry_policy")
 DAGS = (*AT_ONCE, *LATER)
 CALLS = 6
 UPLOADED = 25
@@ -58,6 +58,7 @@ def outcome(tmp_path_factory):
                 "example_agents": conf,
                 "example_directory_sync": {"dry_run": False},
                 "example_upload_calls": {**conf, "calls_path": str(sample_calls(folder / "recorded_calls.csv", url))},
+                RETRIES: {},
             }
             runs = {dag_id: airflow.trigger(dag_id, confs[dag_id]) for dag_id in AT_ONCE}
 
@@ -71,7 +72,11 @@ def outcome(tmp_path_factory):
             runs |= {dag_id: airflow.trigger(dag_id, confs[dag_id]) for dag_id in LATER}
             wait_for(ended, 180, "the end of the agents and of the upload")
             again = airflow.trigger("example_upload_calls", confs["example_upload_calls"])
+            refuse = {"kind": "status", "operation": "list_conversations", "status": 403, "api": "dstny_rest"}
+            httpx.post(f"{url}/_simulator/faults", json=refuse, trust_env=False).raise_for_status()
+            refused = airflow.trigger(RETRIES, {})
             wait_for(lambda: airflow.run_state("example_upload_calls", again) == "success", 120, "the second upload")
+            wait_for(lambda: airflow.run_state(RETRIES, refused) in {"success", "failed"}, 60, "the refused task's end")
             yield {
                 "folder": folder,
                 "states": {dag_id: airflow.run_state(dag_id, run_id) for dag_id, run_id in runs.items()},
@@ -84,6 +89,7 @@ def outcome(tmp_path_factory):
                     f"/dags/{dag_id}/dagRuns/{runs[dag_id]}/taskInstances/{task_id}/links"
                 )["extra_links"]["Open in Dstny"],
                 "xcom": lambda dag_id, task_id: airflow.xcom(dag_id, runs[dag_id], task_id),
+                "refused": airflow.task_instances(RETRIES, refused),
                 "uploaded_again": airflow.xcom("example_upload_calls", again, "upload"),
                 "books": httpx.get(f"{url}/_simulator/books", trust_env=False).json(),
             }
@@ -158,7 +164,8 @@ def test_what_the_notetaker_heard_lands(outcome):
 def test_an_agent_is_tried_run_once_on_each_call_and_deleted(outcome):
     run = outcome["xcom"]("example_agents", "run")
     assert (run["conversations"], run["succeeded"], run["failed"]) == (CALLS, CALLS, [])
-    assert outcome["xcom"]("example_agents", "count_answers") == CALLS
+    answers = Path(run["output_path"].removeprefix("file://")).read_text("utf-8").splitlines()
+    assert len({json.loads(row)["conversation_id"] for row in answers}) == len(answers) == CALLS
     entries = [entry["operation"] for entry in outcome["books"]["entries"] if entry["api"] == "dstny"]
     assert entries.count("run_agent") == CALLS + 1
     assert entries.count("create_agent") == entries.count("update_agent") == entries.count("delete_agent") == 1
@@ -185,6 +192,12 @@ def test_no_phone_number_of_an_uploaded_call_is_left_behind(outcome):
             if path.is_file():
                 content = path.read_bytes()
                 assert not [phone for phone in phones if phone.encode() in content], path
+
+
+def test_a_refused_task_is_not_retried_in_vain(outcome):
+    counts = outcome["xcom"](RETRIES, "count_conversations")
+    assert sum(counts.values()) > 0
+    assert [(one["state"], one["try_number"], one["max_tries"]) for one in outcome["refused"]] == [("failed", 1, 5)]
 
 
 def test_the_directory_is_planned_and_applied(outcome):

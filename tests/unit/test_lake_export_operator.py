@@ -13,6 +13,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, TaskDeferred
 from airflow.providers.standard.triggers.temporal import DateTimeTrigger
 from airflow.sdk import DAG, Asset, AssetAlias, ObjectStoragePath
+from airflow.sdk.execution_time.context import OutletEventAccessors
 from airflow.sdk.execution_time.task_runner import _serialize_rendered_fields
 
 from airflow_provider_dstny.api import throttle
@@ -390,7 +391,7 @@ class TestXCom:
 class TestDryRun:
     def test_it_tells_a_plan_and_writes_nothing(self, account, lake, capsys, connect):
         connect(account, daily_conversation_quota=5)
-        events = {LAKE: SimpleNamespace(extra={})}
+        events = OutletEventAccessors()
         xcom = export(account, lake, context_of(account, outlet_events=events), dry_run=True, outlets=[LAKE])
         assert json.loads(json.dumps(xcom)) == xcom
         assert set(xcom) == {"dry_run", "days", *COUNTS}
@@ -470,7 +471,7 @@ class TestQuota:
             export(account, lake, quota_reserve=5, on_quota="defer")
 
     def test_no_outlet_is_told_before_the_end(self, account, lake):
-        events = {LAKE: SimpleNamespace(extra={})}
+        events = OutletEventAccessors()
         deferred(account, lake, context=context_of(account, outlet_events=events), outlets=[LAKE])
         assert events[LAKE].extra == {}
 
@@ -508,13 +509,14 @@ class TestFailures:
 class TestOutlets:
     def test_each_asset_is_told_what_the_xcom_tells(self, account, lake):
         other = Asset("other")
-        events = {one: SimpleNamespace(extra={"kept": 1}) for one in (LAKE, other)}
+        events = OutletEventAccessors()
+        events[LAKE].extra["kept"] = events[other].extra["kept"] = 1
         context = context_of(account, outlet_events=events)
         xcom = export(account, lake, context, outlets=[LAKE, AssetAlias("alias"), other])
         assert events[LAKE].extra == events[other].extra == {"kept": 1, **xcom}
 
     def test_none_is_told_of_a_failure(self, account, lake):
-        events = {LAKE: SimpleNamespace(extra={})}
+        events = OutletEventAccessors()
         account.books.inject(Fault("status", READ, status=422))
         with pytest.raises(AirflowException):
             export(account, lake, context_of(account, outlet_events=events), outlets=[LAKE])
