@@ -32,6 +32,7 @@ from airflow_provider_dstny.api.privacy import scrub
 _QUOTA_WAIT = 3600.0
 #: A longer wait than a month is no information, in seconds.
 _LONGEST_TOLD_WAIT = 31 * 86400.0
+_MEDIA_TYPE = re.compile(r"[a-z]{1,20}/[\w.+-]{1,60}", re.IGNORECASE)
 _MESSAGE_KEYS = ("message", "detail", "error_description", "error", "errors", "title", "code")
 #: An answer that is nested deeper is none that anybody wrote.
 _MOST_LEVELS = 100
@@ -82,8 +83,10 @@ def _decode(request: Request, headers: Mapping[str, str], body: bytes, token: st
         # Few brackets are not deep, wherever they stand.
         if body.count(b"[") + body.count(b"{") <= _MOST_LEVELS or not _is_deep(answer):
             return answer
-    content_type = scrub(headers.get("content-type", "no content type"), token)
-    cause = f"{len(body)} bytes of {content_type} that are not whole JSON"
+    # Anything may stand in a header, but only a media type helps.
+    content_type = _MEDIA_TYPE.match(headers.get("content-type", ""))
+    kind = scrub(content_type[0], token) if content_type else "no known content type"
+    cause = f"{len(body)} bytes of {kind} that are not whole JSON"
     if not request.repeatable:
         raise lost_answer(request, cause)
     raise DstnyResponseError(
