@@ -40,8 +40,10 @@ def is_retryable(request: Request, error: BaseException | None, attempt: int) ->
             return (error.retry_after or 0) <= min(LONGEST_WAIT, patience)
         case DstnyTimeoutError():
             return request.repeatable
+        case DstnyServerError() if (error.retry_after or 0) > LONGEST_WAIT:
+            return False
         case DstnyServerError(status_code=502 | 503 | 504):
-            return request.repeatable and (error.retry_after or 0) <= LONGEST_WAIT
+            return request.repeatable
         case DstnyServerError(status_code=500):
             # A bug of the API repeats itself, a hiccup does not: one more try tells them apart.
             return request.repeatable and attempt == 1

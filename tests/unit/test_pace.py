@@ -74,6 +74,7 @@ def test_the_spacing_stays_below_the_allowed_rate():
     assert spacing_of(None) == 0
 
 
-def test_a_503_that_names_a_long_pause_is_raised():
-    assert is_retryable(READ, DstnyServerError(503, "", retry_after=60), attempt=1)
-    assert not is_retryable(READ, DstnyServerError(503, "", retry_after=600), attempt=1)
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+def test_a_failure_of_the_api_that_names_a_long_pause_is_raised(status):
+    assert is_retryable(READ, DstnyServerError(status, "", retry_after=60), attempt=1)
+    assert not is_retryable(READ, DstnyServerError(status, "", retry_after=600), attempt=1)
