@@ -107,6 +107,8 @@ class Simulator:
     ) -> None:
         # Bound at once, so that the address is known and a port in use is an error before anything starts.
         self._socket = socket.create_server((host, port))
+        # Its connections inherit it; asyncio sets it only where a socket names its protocol.
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         rest_tokens = rest_tokens or {"mt_simulator": SCOPES}
         self.token = token
         self.rest_token = next(iter(rest_tokens))
@@ -165,6 +167,8 @@ class Simulator:
             uvicorn.Config(
                 self.app.asgi,
                 http=connections.protocol(),
+                # Left to choose, uvicorn before 0.36 changes the loops of the whole process.
+                loop="asyncio",
                 log_level="warning",
                 access_log=False,
                 lifespan="off",
