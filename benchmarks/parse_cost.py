@@ -1,8 +1,9 @@
 """What a DAG file pays for importing the operators: wall time and modules over ``airflow.sdk`` alone.
 
 Prints this provider beside the http provider (``pip install apache-airflow-providers-http``), which is what
-one would use instead. The plugin is what every component of Airflow imports, over Airflow's own plugins manager. Each
-figure is the median of new processes, measured in turn.
+one would use instead. The plugin is what every component of Airflow imports, over Airflow's own plugins manager. The
+example DAGs are read as a DAG processor reads them, over a DAG with an empty task; what they import of Airflow beyond
+that counts, too. Each figure is the median of new processes, measured in turn.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ import platform
 import statistics
 import subprocess
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 
 RUNS = 10
+EXAMPLES = sorted((Path(__file__).parent.parent / "example_dags").glob("example_*.py"))
 OPERATORS_AND_SENSORS = (
     "airflow_provider_dstny.operators.agents",
     "airflow_provider_dstny.operators.conversations",
@@ -50,24 +54,39 @@ print(json.dumps([1000 * (time.perf_counter() - began), len(sys.modules) - modul
 """
 
 
-def measure(base: str, names: tuple[str, ...]) -> tuple[float, int] | None:
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT.format(base=base, names=names)], capture_output=True, text=True, check=False
-    )
+EXAMPLE = """
+import json, runpy, sys, time
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG
+with DAG("empty"):
+    EmptyOperator(task_id="nothing")
+modules, began = set(sys.modules), time.perf_counter()
+runpy.run_path({path!r})
+took = 1000 * (time.perf_counter() - began)
+print(json.dumps([took, len(set(sys.modules) - modules)]))
+"""
+Figures = dict[str, list[tuple[float, int]]]
+
+
+def measure(script: str) -> tuple[float, int] | None:
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     if done.returncode:
         return None
     milliseconds, modules = json.loads(done.stdout.splitlines()[-1])
     return milliseconds, modules
 
 
-def main() -> None:
-    figures: dict[str, list[tuple[float, int]]] = {name: [] for name in CANDIDATES}
+def measure_in_turn(scripts: Mapping[str, str]) -> Figures:
+    figures: Figures = {name: [] for name in scripts}
     for _ in range(RUNS):
-        for name, modules in CANDIDATES.items():
-            if figure := measure("airflow.plugins_manager" if name == PLUGIN else "airflow.sdk", modules):
+        for name, script in scripts.items():
+            if figure := measure(script):
                 figures[name].append(figure)
-    print(f"Python {platform.python_version()}, median of {RUNS} processes each, over airflow.sdk alone\n")
-    print(f"{'import':<48} {'ms':>8} {'min':>8} {'max':>8} {'modules':>8}")
+    return figures
+
+
+def show(title: str, figures: Figures) -> None:
+    print(f"{title:<48} {'ms':>8} {'min':>8} {'max':>8} {'modules':>8}")
     for name, measured in figures.items():
         if not measured:
             print(f"{name:<48} not installed")
@@ -75,6 +94,20 @@ def main() -> None:
         times = [milliseconds for milliseconds, _ in measured]
         modules = measured[0][1]
         print(f"{name:<48} {statistics.median(times):>8.1f} {min(times):>8.1f} {max(times):>8.1f} {modules:>8}")
+
+
+def main() -> None:
+    imports = {
+        name: SCRIPT.format(base="airflow.plugins_manager" if name == PLUGIN else "airflow.sdk", names=names)
+        for name, names in CANDIDATES.items()
+    }
+    print(f"Python {platform.python_version()}, median of {RUNS} processes each\n")
+    show("import, over airflow.sdk alone", measure_in_turn(imports))
+    print()
+    show(
+        "example DAG, over an empty one",
+        measure_in_turn({example.stem: EXAMPLE.format(path=str(example)) for example in EXAMPLES}),
+    )
 
 
 if __name__ == "__main__":

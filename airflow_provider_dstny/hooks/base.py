@@ -225,17 +225,25 @@ class DstnyBaseHook(BaseHook, Generic[ClientT]):
 
     # Airflow 3.2 and later read the form from the manifest; 3.0 and 3.1 ask these two methods.
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # Those that a class inherits, they do not ask.
+        for name in ("get_connection_form_widgets", "get_ui_field_behaviour"):
+            if name not in vars(cls):
+                setattr(cls, name, vars(DstnyBaseHook)[name])
+
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
-        from flask_babel import lazy_gettext
-        from wtforms import FloatField, IntegerField, StringField
+        from wtforms import IntegerField, PasswordField, StringField
         from wtforms.validators import Optional
 
         def widget(field: dict[str, Any]) -> Any:
-            by_type = {"integer": IntegerField, "number": FloatField}
-            kind = by_type.get(field["schema"]["type"][0], StringField)
-            label, description = lazy_gettext(field["label"]), field["description"]
-            return kind(label, description=description, validators=[Optional()])
+            schema = field["schema"]
+            # A field of another class, such as one for fractions, would cost the whole form.
+            kind = IntegerField if "integer" in schema["type"] else StringField
+            if schema.get("format") == "password":
+                kind = PasswordField
+            return kind(field["label"], description=field["description"], validators=[Optional()])
 
         return {name: widget(field) for name, field in connection_form(cls.conn_type)["conn-fields"].items()}
 

@@ -89,7 +89,7 @@ class DstnyWaitSensor(ConversationLinkMixin, BaseSensorOperator):
                     look(client, self._lookout, until=max(self._wait.deadline, utc_now()) + _LAST_LOOK)
             decision = self._wait.decide(utc_now())
         if decision.state is not WaitState.WAITING:
-            return PokeReturnValue(is_done=True, xcom_value=conclude(decision))
+            return PokeReturnValue(is_done=True, xcom_value=self._in_order(conclude(decision)))
         self.log.info("%s", decision.reason)
         if self.deferrable:
             defer(self, self._wait, self.trigger_class(), poke_interval=self.poke_interval)
@@ -99,7 +99,14 @@ class DstnyWaitSensor(ConversationLinkMixin, BaseSensorOperator):
     def execute_complete(self, context: Context, event: Any) -> dict[str, Any]:
         from airflow_provider_dstny.waiting.wait import Decision
 
-        return conclude(Decision.from_event(event))
+        return self._in_order(conclude(Decision.from_event(event)))
+
+    def _in_order(self, ready: dict[str, Any]) -> dict[str, Any]:
+        """Return what is ready in the order in which it was waited for: a stored wait has an order of its own."""
+        from airflow_provider_dstny.api.ids import unique_ids
+
+        given = unique_ids(self.conversation_ids, "conversation_ids")
+        return {one: ready[one] for one in dict.fromkeys([*given, *ready]) if one in ready}
 
     def _begin(self, context: Context) -> Wait:
         from airflow_provider_dstny.waiting.wait import utc_now

@@ -90,15 +90,15 @@ def _hold_dags(asset: Any, session: Any) -> dict[str, bool]:
     Schedulers lock a DAG before they take its place in the queue. So what they do for it lies before or after all that
     this transaction does, and transactions like this one follow each other.
     """
+    from airflow.models.asset import DagScheduleAssetReference
     from airflow.models.dag import DagModel
     from airflow.utils.sqlalchemy import with_row_locks
     from sqlalchemy import select
 
-    dag_ids = [reference.dag_id for reference in asset.scheduled_dags]
-    if not dag_ids:
-        return {}
+    # Airflow 3.0 has this relation of an asset by another name.
+    on_asset = select(DagScheduleAssetReference.dag_id).where(DagScheduleAssetReference.asset_id == asset.id)
     # In one order, so that nobody waits for somebody who waits for them.
-    held = select(DagModel).where(DagModel.dag_id.in_(dag_ids)).order_by(DagModel.dag_id)
+    held = select(DagModel).where(DagModel.dag_id.in_(on_asset)).order_by(DagModel.dag_id)
     dags = session.scalars(with_row_locks(held, session, of=DagModel)).all()
     return {dag.dag_id: bool(getattr(dag, "timetable_partitioned", False)) for dag in dags}
 

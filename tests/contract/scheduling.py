@@ -15,7 +15,8 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.jobs.job import Job
 from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
-from airflow.models.asset import AssetDagRunQueue, AssetEvent, AssetModel, AssetPartitionDagRun
+from airflow.models import asset as asset_models
+from airflow.models.asset import AssetDagRunQueue, AssetEvent, AssetModel
 from airflow.models.dag import DagModel
 from airflow.models.dagrun import DagRun
 from airflow.models.serialized_dag import SerializedDagModel
@@ -29,11 +30,14 @@ from airflow_provider_dstny.webhooks.metadata_database import MetadataDatabase
 from airflow_provider_dstny.webhooks.receiver import StoreError
 from airflow_provider_dstny.webhooks.verify import WebhookEvent
 
+#: Airflow before 3.2 knows no partitions.
+PARTITIONS = getattr(asset_models, "AssetPartitionDagRun", None)
 DAGS = """
 from datetime import datetime, timezone
 
+from airflow import sdk
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG, Asset, PartitionedAssetTimetable
+from airflow.sdk import DAG, Asset
 from airflow_provider_dstny.assets import conversations
 
 def dag(dag_id, schedule, **options):
@@ -44,9 +48,10 @@ def dag(dag_id, schedule, **options):
 dag("one_at_a_time", [conversations("solo")], max_active_runs=1)
 dag("either", conversations("left") | conversations("right"))
 dag("all_at_once", [conversations("mixed")])
-dag("one_by_one", PartitionedAssetTimetable(assets=conversations("mixed")))
 dag("own_name", [Asset("my_calls", uri="dstny://named/conversations")])
-dag("not_serialized", PartitionedAssetTimetable(assets=conversations("broken")))
+if hasattr(sdk, "PartitionedAssetTimetable"):
+    dag("one_by_one", sdk.PartitionedAssetTimetable(assets=conversations("mixed")))
+    dag("not_serialized", sdk.PartitionedAssetTimetable(assets=conversations("broken")))
 for number in range(8):
     dag(f"many_{number}", [conversations("many")], max_active_runs=1000)
 """
@@ -63,8 +68,10 @@ def schedule():
     runner = SchedulerJobRunner(job=Job())
     with create_session() as session:
         dags, moments = DagModel.dags_needing_dagruns(session)
+        # Airflow before 3.2 wants the moments, too.
+        told = {} if PARTITIONS else {"triggered_date_by_dag": moments}
         runner._create_dag_runs_asset_triggered(
-            dag_models=[dag for dag in dags if dag.dag_id in moments], session=session
+            dag_models=[dag for dag in dags if dag.dag_id in moments], session=session, **told
         )
 
 
@@ -83,8 +90,9 @@ def runs(dag_id):
 
 def forget_all():
     with create_session() as session:
-        for table in (AssetEvent, AssetDagRunQueue, AssetPartitionDagRun, DagRun):
-            session.execute(delete(table))
+        for table in (AssetEvent, AssetDagRunQueue, PARTITIONS, DagRun):
+            if table is not None:
+                session.execute(delete(table))
         with suppress(DBAPIError), session.begin_nested():
             session.execute(text("DELETE FROM dstny_webhook_deliveries"))
 
@@ -185,10 +193,14 @@ def with_many_dags_and_deliveries():
             schedule()
 
     def deliver(number):
-        try:
-            return "stored" if store("many", number) else "known"
-        except StoreError as error:
-            return str(error)
+        # SQLite below Airflow before 3.2 is soon too busy, and Dstny sends again what was answered with 503.
+        for may_fail in (False,) if PARTITIONS else (True, True, True, False):
+            try:
+                return "stored" if store("many", number) else "known"
+            except StoreError as error:
+                if not may_fail:
+                    return str(error)
+        return None
 
     store("many", "first")
     scheduler = threading.Thread(target=go_on_scheduling)
@@ -197,8 +209,13 @@ def with_many_dags_and_deliveries():
         answers = Counter(pool.map(deliver, range(60)))
     ended.set()
     scheduler.join()
+    delivered = ["d-first", *(f"d-{number}" for number in range(60))]
+    if not PARTITIONS:
+        # What comes while they make a run, these may leave to the run of the next delivery.
+        store("many", "last")
+        delivered.append("d-last")
     schedule()
-    delivered = sorted(["d-first", *(f"d-{number}" for number in range(60))])
+    delivered.sort()
     return {
         "answers": answers,
         "whole": [sorted(one for run in runs(f"many_{number}") for one in run) == delivered for number in range(8)],
@@ -219,9 +236,8 @@ SCENARIOS = (
     while_a_run_is_active,
     while_another_delivery_is_slow,
     while_this_clock_is_behind,
-    with_partitions_and_without,
+    *((with_partitions_and_without, with_a_dag_that_breaks) if PARTITIONS else ()),
     with_a_name_of_its_own,
-    with_a_dag_that_breaks,
     with_many_dags_and_deliveries,
     old_deliveries,
 )

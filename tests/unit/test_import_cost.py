@@ -8,7 +8,10 @@ import sys
 
 SCRIPT = """
 import json, sys
-import airflow.sdk
+# What every DAG file has; airflow.sdk of Airflow 3.4 loads nothing before it is asked for something.
+from airflow.sdk import DAG
+# Airflow 3.2 and later load this one by themselves.
+import airflow.providers.common.compat
 before = set(sys.modules)
 import airflow_provider_dstny.operators.agents
 import airflow_provider_dstny.operators.conversations

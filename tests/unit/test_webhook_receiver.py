@@ -174,6 +174,8 @@ OLD = body_of(timestamp=NOW - timedelta(days=2))
     ],
 )
 def test_attacks_are_answered_and_make_no_event(app, sink, caplog, path, body, headers, status):
+    # Airflow 3.0 lets the test's own client tell its URL.
+    caplog.set_level("WARNING", "httpx")
     answer = post(app, path, body, headers)
     assert answer.status_code == status
     assert sink.events == {}
