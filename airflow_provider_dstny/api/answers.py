@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -27,6 +26,7 @@ from airflow_provider_dstny.api.errors import (
 )
 from airflow_provider_dstny.api.operation import Request
 from airflow_provider_dstny.api.privacy import scrub
+from airflow_provider_dstny.api.reading import read_json
 
 #: A wait this long is not a rate limit of a minute but a daily quota, in seconds.
 _QUOTA_WAIT = 3600.0
@@ -79,7 +79,7 @@ def _decode(request: Request, headers: Mapping[str, str], body: bytes, token: st
         return None
     # Raised here: the parser's own error carries the body.
     with suppress(ValueError, RecursionError):
-        answer = json.loads(body)
+        answer = read_json(body)
         # Few brackets are not deep, wherever they stand.
         if body.count(b"[") + body.count(b"{") <= _MOST_LEVELS or not _is_deep(answer):
             return answer
@@ -215,7 +215,7 @@ def _seconds_until(value: Any, now: datetime) -> float:
 
 def _payload(body: bytes) -> Any:
     try:
-        return json.loads(body)
+        return read_json(body)
     except (ValueError, RecursionError):
         return None
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from enum import StrEnum
 from functools import lru_cache
@@ -64,14 +64,9 @@ class Column:
 
     def found(self, item: Any) -> list[tuple[Path, Any]]:
         """Return the places of an item that have something for this column, whether it fits or not."""
-        found = []
-        for path in self.sources if isinstance(item, dict) else ():
-            value = item.get(path[0])
-            for name in path[1:]:
-                value = value.get(name) if isinstance(value, dict) else None
-            if value is not None:
-                found.append((path, value))
-        return found
+        if not isinstance(item, dict):
+            return []
+        return [(path, value) for path in self.sources if (value := _at(item, path)) is not None]
 
     def read(self, item: Any) -> Any:
         """Return the first value that fits, None if there is none."""
@@ -108,6 +103,12 @@ class Table:
     name: str
     keys: tuple[str, ...]
     fields: tuple[Column, ...]
+    # What is looked up for every row of millions.
+    _plan: tuple[tuple[str, Callable[[Any], Any], tuple[Path, ...]], ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        plan = tuple((column.name, _READERS[column.type], column.sources) for column in self.fields)
+        object.__setattr__(self, "_plan", plan)
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -136,15 +137,22 @@ class Table:
         """
         shown: Row = {}
         taken: set[Path] = set()
-        for column in self.fields:
-            shown[column.name] = known.get(column.name)
-            for path, value in column.found(item):
-                fitting = column.type.read(value)
-                if fitting is not None and shown[column.name] is None and column.name not in known:
-                    shown[column.name] = fitting
+        for name, read, sources in self._plan:
+            is_known, kept = name in known, known.get(name)
+            for path in sources if isinstance(item, dict) else ():
+                # Most are not there at all, and few are further inside.
+                value = item.get(path[0])
+                if value is not None and len(path) > 1:
+                    value = _at(item, path)
+                if value is None:
+                    continue
+                fitting = read(value)
+                if kept is None and not is_known:
+                    kept = fitting
                 # Of two fields that may fill a column, the one that did not stays, unless it says the same.
-                if value == "" or (fitting is not None and fitting == shown[column.name]):
+                if value == "" or (fitting is not None and fitting == kept):
                     taken.add(path)
+            shown[name] = kept
         content = {**shown, "extra": _extra(item, taken)}
         return {
             **content,
@@ -165,6 +173,14 @@ class Table:
                         place = place.setdefault(name, {})
                     place[path[-1]] = value
         return kept
+
+
+def _at(item: dict[str, Any], path: Path) -> Any:
+    """Return what an item has at a path, None if nothing."""
+    value = item.get(path[0])
+    for name in path[1:]:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
 
 
 def column(name: str, type_: Type, *sources: str, said: bool = False) -> Column:

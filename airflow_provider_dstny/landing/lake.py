@@ -28,6 +28,7 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from airflow_provider_dstny.api.errors import DstnyValidationError
+from airflow_provider_dstny.api.reading import read_json
 from airflow_provider_dstny.api.times import utc_time
 from airflow_provider_dstny.export.files import DataFile, Manifest, json_lines
 from airflow_provider_dstny.export.ledger import State
@@ -356,7 +357,7 @@ class Lake:
         try:
             with self._open(path) as file:
                 for line in file:
-                    yield json.loads(line)
+                    yield read_json(line)
         except (ValueError, RecursionError):
             problem = f"{self.root / path} is not JSON Lines: it was changed, or cut off."
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
@@ -10,6 +9,7 @@ from datetime import date
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from airflow_provider_dstny.api.reading import read_json
 from airflow_provider_dstny.export.ledger import Entry, State
 from airflow_provider_dstny.export.tables import json_text
 
@@ -102,7 +102,7 @@ class Workspace:
         """Yield what this run has changed, by id, in the form that :meth:`load` reads."""
         with closing(self._db.execute("SELECT id, entry FROM changes JOIN entries USING (id) ORDER BY id")) as rows:
             for conversation_id, entry in rows:
-                yield {"id": conversation_id, **json.loads(entry)}
+                yield {"id": conversation_id, **read_json(entry)}
 
     def has_changed(self, conversation_id: str) -> bool:
         """Tell whether this run has found out something new of a conversation."""
@@ -131,7 +131,7 @@ class Workspace:
     def list_row(self, conversation_id: str) -> Any:
         """Return the row that was kept of a conversation, None if none was."""
         found = self._db.execute("SELECT body FROM list_rows WHERE id = ?", (conversation_id,)).fetchone()
-        return None if found is None else json.loads(found[0])
+        return None if found is None else read_json(found[0])
 
     # Answers.
 
@@ -151,7 +151,7 @@ class Workspace:
         of_day = "SELECT shown_id, kind, body FROM answers WHERE day IS ? ORDER BY shown_id"
         with closing(self._db.execute(of_day, (_day_text(day),))) as rows:
             for shown_id, kind, body in rows:
-                yield Answer(shown_id, day, kind, json.loads(body))
+                yield Answer(shown_id, day, kind, read_json(body))
 
 
 def _day_text(day: date | None) -> str | None:
