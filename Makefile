@@ -25,7 +25,9 @@ demo: .venv/.ready
 	@.venv/bin/python -m demo --airflow-port $(AIRFLOW_PORT) --simulator-port $(SIMULATOR_PORT) $(if $(KEEP),--keep)
 
 test: .venv/.ready
-	.venv/bin/python -m pytest -n 2 --dist loadgroup
+	.venv/bin/python -m pytest -n 2 tests/unit tests/contract
+	# One Airflow at a time.
+	.venv/bin/python -m pytest tests/system
 
 test-distributed: .venv/.ready
 	@$(UV) sync --quiet --frozen --inexact --group distributed
