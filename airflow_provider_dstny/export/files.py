@@ -27,7 +27,7 @@ _NO_DAY = "__HIVE_DEFAULT_PARTITION__"
 #: Of manifests; another version is refused.
 _VERSION = 1
 #: Rows that are held as Python objects before they become columns, and rows of a group of a Parquet file.
-_BATCH, _GROUP = 1_000, 2_500
+_BATCH, _GROUP = 500, 2_000
 
 
 def interval_name(start: datetime, end: datetime) -> str:
