@@ -25,7 +25,7 @@ from pathlib import Path
 from tests.matrix import PACKAGE, PYTHONS, ROOT, copy, list_sources
 
 NAME = "airflow-provider-dstny"
-LARGEST_WHEEL = 400_000
+LARGEST_WHEEL = 300_000
 CONNECTION_TYPES = ("dstny", "dstny_rest", "tellcasey")
 #: Prints which fields and labels Airflow shows for each connection type.
 FORMS = """
