@@ -50,7 +50,7 @@ def read_answer(
     settings_page: str,
     now: datetime,
 ) -> Any:
-    """Return the decoded JSON of a successful answer, None for an empty one.
+    """Return the decoded JSON of a successful answer, None for an empty one to a write or with status 204.
 
     :param headers: looked up case-insensitively by the caller's mapping.
     :param token: kept out of every message.
@@ -59,7 +59,7 @@ def read_answer(
     :raises DstnyError: the kind that fits the status, or an unreadable body.
     """
     if 200 <= status < 300:
-        return _decode(request, headers, body, token)
+        return _decode(request, status, headers, body, token)
     error = _error_of(request, status, headers, body, token=token, settings_page=settings_page, now=now)
     if status in _LOST_ANSWER_STATUSES and not request.repeatable:
         raise lost_answer(request, f"{status} {status_phrase(status)}")
@@ -74,8 +74,10 @@ def lost_answer(request: Request, cause: str) -> DstnyAmbiguousError:
     )
 
 
-def _decode(request: Request, headers: Mapping[str, str], body: bytes, token: str) -> Any:
-    if not body.strip():
+def _decode(request: Request, status: int, headers: Mapping[str, str], body: bytes, token: str) -> Any:
+    is_empty = not body.strip()
+    # What is read is not nothing, unless the API says that it is.
+    if is_empty and (request.method != "GET" or status == 204):
         return None
     # Raised here: the parser's own error carries the body.
     with suppress(ValueError, RecursionError):
@@ -86,7 +88,7 @@ def _decode(request: Request, headers: Mapping[str, str], body: bytes, token: st
     # Anything may stand in a header, but only a media type helps.
     content_type = _MEDIA_TYPE.match(headers.get("content-type", ""))
     kind = scrub(content_type[0], token) if content_type else "no known content type"
-    cause = f"{len(body)} bytes of {kind} that are not whole JSON"
+    cause = "an empty body" if is_empty else f"{len(body)} bytes of {kind} that are not whole JSON"
     if not request.repeatable:
         raise lost_answer(request, cause)
     raise DstnyResponseError(

@@ -2,26 +2,53 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import secrets
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 import redis
 
+from airflow_provider_dstny.simulator import Fault
+from airflow_provider_dstny.simulator.books import Books
 from demo.local_airflow import COMPONENTS, LocalAirflow, Process, free_port
 
 SERVER = os.environ.get("DSTNY_TEST_POSTGRES", "postgresql://root@127.0.0.1:5432/test")
 WORKERS = ("worker-1", "worker-2")
 TRIGGERERS = ("triggerer-1", "triggerer-2")
+#: Seconds until a request has failed.
+TIMEOUT = 5
+#: What a Celery worker imports once instead of in each task.
+PRELOADED = (
+    "airflow.sdk.execution_time.task_runner",
+    "airflow_provider_dstny.operators.conversations",
+    "airflow_provider_dstny.sensors.transcripts",
+    "airflow_provider_dstny.transfers.object_storage",
+)
+FAULTS: tuple[dict[str, Any], ...] = (
+    {"kind": "status", "status": 429, "retry_after": 1},
+    {"kind": "status", "status": 429, "retry_after": 3},
+    {"kind": "status", "status": 500},
+    {"kind": "status", "status": 503},
+    {"kind": "html", "status": 502},
+    {"kind": "html", "status": 504},
+    {"kind": "html", "status": 200},
+    {"kind": "reset"},
+    {"kind": "reset", "before": True},
+    {"kind": "truncated"},
+    {"kind": "empty"},
+    {"kind": "slow", "seconds": TIMEOUT + 1},
+)
 
 
 @contextmanager
@@ -82,6 +109,7 @@ def cluster(
             "AIRFLOW__CELERY__BROKER_URL": f"{broker}/0",
             "AIRFLOW__CELERY__RESULT_BACKEND": f"{broker}/1",
             "AIRFLOW__CELERY__WORKER_PREFETCH_MULTIPLIER": "1",
+            "AIRFLOW__CELERY__EXTRA_CELERY_CONFIG": json.dumps({"imports": PRELOADED}),
             "AIRFLOW__CELERY_BROKER_TRANSPORT_OPTIONS__VISIBILITY_TIMEOUT": "60",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
@@ -109,37 +137,68 @@ class Proxy:
         self.process = Process(command, log=self._log, env=os.environ)
 
 
-class Killer:
-    """Kills processes with -9 at random moments, and starts them again; a context manager.
+class AtRandom(ABC):
+    """Does something at random moments, in a thread; a context manager.
 
-    :param pause: seconds between two kills, from and to.
+    :param pause: seconds between two times, from and to.
     """
 
-    def __init__(self, airflow: LocalAirflow, proxy: Proxy, seed: int, pause: tuple[float, float]) -> None:
-        self.kills: Counter[str] = Counter()
-        self._airflow, self._proxy, self._pause = airflow, proxy, pause
-        self._chance = random.Random(seed)
-        self._ended = threading.Event()
+    def __init__(self, seed: int, pause: tuple[float, float]) -> None:
+        self.done: Counter[str] = Counter()
+        self.chance = random.Random(seed)
+        self.ended = threading.Event()
+        self._pause = pause
         self._thread = threading.Thread(target=self._run)
 
-    def _run(self) -> None:
-        while not self._ended.wait(self._chance.uniform(*self._pause)):
-            name = self._chance.choice((*WORKERS, *TRIGGERERS, "scheduler", "api"))
-            self.kills[name] += 1
-            down = self._chance.uniform(0, 3)
-            if name == "api":
-                self._proxy.process.kill()
-                self._ended.wait(down)
-                self._proxy.start()
-            else:
-                self._airflow.processes[name].kill()
-                self._ended.wait(down)
-                self._airflow.start(name)
+    @abstractmethod
+    def strike(self) -> None:
+        """Do it once, and count it in ``done``."""
 
-    def __enter__(self) -> Killer:
+    def _run(self) -> None:
+        while not self.ended.wait(self.chance.uniform(*self._pause)):
+            self.strike()
+
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._ended.set()
+        self.ended.set()
         self._thread.join()
+
+
+class Weather(AtRandom):
+    """Lets the API fail about every tenth request: refusals, answers that are broken, late or lost."""
+
+    def __init__(self, books: Books, seed: int) -> None:
+        super().__init__(seed, (0.1, 0.5))
+        self._books, self._next = books, 0
+
+    def strike(self) -> None:
+        if len(self._books.entries) < self._next:
+            return
+        fault = Fault(**self.chance.choice(FAULTS))
+        self._books.inject(fault)
+        self._next = len(self._books.entries) + self.chance.randint(5, 15)
+        self.done[f"{fault.kind} {fault.status}" if fault.kind in ("status", "html") else fault.kind] += 1
+
+
+class Killer(AtRandom):
+    """Kills processes with -9, and starts them again."""
+
+    def __init__(self, airflow: LocalAirflow, proxy: Proxy, seed: int, pause: tuple[float, float]) -> None:
+        super().__init__(seed, pause)
+        self._airflow, self._proxy = airflow, proxy
+
+    def strike(self) -> None:
+        name = self.chance.choice((*WORKERS, *TRIGGERERS, "scheduler", "api"))
+        down = self.chance.uniform(0, 3)
+        if name == "api":
+            self._proxy.process.kill()
+            self.ended.wait(down)
+            self._proxy.start()
+        else:
+            self._airflow.processes[name].kill()
+            self.ended.wait(down)
+            self._airflow.start(name)
+        self.done[name] += 1

@@ -16,8 +16,8 @@ from airflow_provider_dstny.transfers.object_storage import DstnyToObjectStorage
 @dag(
     schedule=None,
     params={"calls_path": "", "lake": ""},
-    # Whoever is killed tries again.
-    default_args={"retries": 100, "retry_delay": timedelta(seconds=3), "dstny_conn_id": "dstny_default"},
+    # Whoever is killed tries again, when all that was sent before, a late answer included, can be seen.
+    default_args={"retries": 100, "retry_delay": timedelta(seconds=6), "dstny_conn_id": "dstny_default"},
 )
 def distributed() -> None:
     @task
@@ -27,7 +27,8 @@ def distributed() -> None:
 
     @task_group
     def transcribe(call: str) -> Any:
-        create = DstnyCreateCallConversationOperator(task_id="create", call=call)
+        # So what is not found did not arrive.
+        create = DstnyCreateCallConversationOperator(task_id="create", call=call, resubmit_ambiguous=True)
         wait = DstnyTranscriptSensor(
             task_id="wait", conversation_ids=create.output, deferrable=True, poke_interval=10, timeout=60 * 60
         )

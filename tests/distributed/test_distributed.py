@@ -1,4 +1,6 @@
-"""Calls on an Airflow of many processes, of which one or another is always dead: none is lost, none is sent twice.
+"""Calls on an Airflow of many processes, of which one or another is always dead, to an API that fails now and then.
+
+None is lost, none is sent twice.
 
 ``DSTNY_TEST_CALLS`` (default 40) calls for each seed of ``DSTNY_TEST_SEEDS`` (default ``1``; more with commas).
 """
@@ -17,7 +19,7 @@ import pytest
 
 from airflow_provider_dstny.simulator import Simulator
 from demo.local_airflow import LocalAirflow
-from tests.distributed.cluster import SERVER, Killer, Proxy, cluster, database, redis_server
+from tests.distributed.cluster import SERVER, TIMEOUT, Killer, Proxy, Weather, cluster, database, redis_server
 from tests.system.waiting import wait_for
 
 CALLS = int(os.environ.get("DSTNY_TEST_CALLS", "40"))
@@ -71,7 +73,7 @@ def failures(airflow: LocalAirflow, run_id: str) -> list[str]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_no_call_is_lost_or_sent_twice_while_processes_are_killed(seed, tmp_path):
+def test_no_call_is_lost_or_sent_twice_while_processes_are_killed_and_the_api_fails(seed, tmp_path):
     dags = tmp_path / "dags"
     dags.mkdir()
     shutil.copy(DAG, dags)
@@ -79,25 +81,28 @@ def test_no_call_is_lost_or_sent_twice_while_processes_are_killed(seed, tmp_path
     with simulator, database() as metadata, redis_server(tmp_path) as broker:
         proxy = Proxy(tmp_path, int(simulator.url.rpartition(":")[2]))
         write_calls(tmp_path / "calls.csv", simulator.url)
-        connection = {"conn_type": "dstny", "host": proxy.url, "password": TOKEN}
+        connection = {"conn_type": "dstny", "host": proxy.url, "password": TOKEN, "extra": {"timeout": TIMEOUT}}
         airflow = cluster(tmp_path, dags, database=metadata, broker=broker, connections={"dstny_default": connection})
         try:
             with airflow:
                 conf = {"calls_path": str(tmp_path / "calls.csv"), "lake": f"file://{tmp_path}/lake"}
                 run_id = airflow.trigger("distributed", conf)
-                with Killer(airflow, proxy, seed, (3, 12)) as killer:
+                killer, weather = Killer(airflow, proxy, seed, (3, 12)), Weather(simulator.books, seed)
+                with killer, weather:
                     wait_for(lambda: len(simulator.state.calls) >= CALLS, 300 + 10 * CALLS, "the last call")
                     wait_for(
                         lambda: airflow.run_state("distributed", run_id) in ("success", "failed"),
                         600 + 10 * CALLS,
                         "the end of the run",
                     )
-                kills, unfinished = dict(killer.kills), failures(airflow, run_id)
+                unfinished = failures(airflow, run_id)
         finally:
             proxy.process.kill()
     sent = [call["call_external_id"] for call in simulator.state.to_json()]
     ids = {call["conversation_id"] for call in simulator.state.to_json()}
-    print(f"\nseed {seed}: {len(sent)} calls, {sum(kills.values())} kills {kills}")
+    print(f"\nseed {seed}: {len(sent)} calls, {len(simulator.books.entries)} requests")
+    for what, done in (("kills", killer.done), ("faults", weather.done)):
+        print(f"{done.total()} {what} {dict(done)}")
     assert unfinished == []
     assert sorted(sent) == [f"pbx-{number:05d}" for number in range(CALLS)]
     assert sorted(landed(tmp_path / "lake", "conversations")) == sorted(ids)

@@ -35,10 +35,16 @@ def read(status=200, body=b"", headers=None, request=READ):
     )
 
 
-def test_success_is_decoded_and_nothing_reads_as_none():
+def test_success_is_decoded():
     assert read(body={"a": 1}) == {"a": 1}
+
+
+def test_nothing_is_an_answer_to_a_write_and_where_the_api_says_so():
+    write = Request("update_user", "PATCH", "/users/u1", True)
+    assert read(body=b"  \n", request=write) is None
     assert read(status=204) is None
-    assert read(body=b"  \n") is None
+    with pytest.raises(DstnyResponseError, match=r"get_transcript .* was answered with an empty body"):
+        read(body=b"  \n")
 
 
 @pytest.mark.parametrize(
