@@ -20,7 +20,7 @@ from airflow_provider_dstny.api.models.calls import CallConversation
 from airflow_provider_dstny.api.operation import Steps
 from airflow_provider_dstny.api.privacy import shown
 from airflow_provider_dstny.checked_calls import CheckedCalls
-from airflow_provider_dstny.progress import Progress
+from airflow_provider_dstny.progress import Progress, together
 from airflow_provider_dstny.submission import surely_not_done
 from airflow_provider_dstny.upload_journal import Intent, Result, State, UploadJournal
 
@@ -179,14 +179,7 @@ class Upload:
                     progress.add()
 
         with progress:
-            workers = [asyncio.create_task(work()) for _ in range(min(self.concurrency, len(left)))]
-            try:
-                await asyncio.gather(*workers)
-            finally:
-                # If one has ended with an error, or the task is being ended, the others must not go on.
-                for worker in workers:
-                    worker.cancel()
-                await asyncio.gather(*workers, return_exceptions=True)
+            await together(work, min(self.concurrency, len(left)))
 
     async def _send(self, dstny: DstnyClient, call: CallConversation) -> None:
         external_id = call.call_external_id

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 else:
     _Operator = object
 
+_NATIVE = "needs render_template_as_native_obj=True on the DAG."
+#: What a refusal says of templates, where a mapping or a list is wanted.
+NATIVE_MAPPING = f"A template that renders to a mapping {_NATIVE}"
+NATIVE_LIST = f"A template that renders to a list {_NATIVE}"
 _NO_LITERAL = "\ue000"
 
 
@@ -174,10 +179,13 @@ class Hidden:
 
 
 class MaskedRows(list[Any]):
-    """Payloads in a list, each as :class:`MaskedFields`; ``given`` is the list of the author of the DAG."""
+    """Payloads in a list, each as :class:`MaskedFields`; ``given`` is the list of the author of the DAG.
 
-    def __init__(self, given: Sequence[Any], is_field: Callable[[str], bool]) -> None:
-        super().__init__(self._masked(row, is_field) for row in given)
+    :param make: makes them of mappings.
+    """
+
+    def __init__(self, given: Sequence[Any], make: Callable[[Mapping[str, Any]], MaskedFields]) -> None:
+        super().__init__(self._masked(row, make) for row in given)
         self.given = given
 
     @property
@@ -186,12 +194,12 @@ class MaskedRows(list[Any]):
         return [self._unmasked(row) for row in self]
 
     @staticmethod
-    def _masked(row: Any, is_field: Callable[[str], bool]) -> Any:
+    def _masked(row: Any, make: Callable[[Mapping[str, Any]], MaskedFields]) -> Any:
         if isinstance(row, MaskedFields | Hidden):
             return row
         row = row.to_json() if hasattr(row, "to_json") else row
         if isinstance(row, Mapping):
-            return MaskedFields(row, is_field)
+            return make(row)
         # The output of another task may become one.
         return row if hasattr(row, "resolve") else Hidden(row)
 
@@ -229,7 +237,7 @@ class MaskedPayloadList:
         if isinstance(payloads, Sequence) and not isinstance(payloads, str | bytes):
             from airflow.providers.common.compat.sdk import XComArg
 
-            payloads = MaskedRows(payloads, self.is_field)
+            payloads = MaskedRows(payloads, partial(MaskedFields, is_field=self.is_field))
             # Airflow does not look for upstream tasks inside of the wrapper.
             XComArg.apply_upstream_relationship(task, payloads.fields)
         elif not (payloads is None or hasattr(payloads, "resolve") or _is_template(payloads)):

@@ -1,12 +1,13 @@
-"""How far long work has come, in the log of its task."""
+"""Long work: several workers at a time, and how far it has come, in the log of its task."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 #: Seconds between two lines.
 _EVERY = 10.0
@@ -61,6 +62,18 @@ class Progress:
     def _count(self) -> str:
         known = "" if self._total is None else f" of {self._total:,}"
         return f"{self.done:,}{known} {self._unit}"
+
+
+async def together(work: Callable[[], Coroutine[Any, Any, None]], workers: int) -> None:
+    """Do some work with so many workers at a time, until all of them have ended."""
+    tasks = [asyncio.create_task(work()) for _ in range(workers)]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        # If one has ended with an error, or the task is being ended, the others must not go on.
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _duration(seconds: float) -> str:

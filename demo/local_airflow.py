@@ -230,6 +230,11 @@ class LocalAirflow:
             if len(found) >= page["total_entries"] or not page["task_instances"]:
                 return found
 
+    def mark(self, dag_id: str, run_id: str, task_id: str, map_index: int, state: str) -> None:
+        """Set the state of a mapped task instance, as people do in the UI."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/{map_index}"
+        self._checked(self._http.patch(path, json={"new_state": state}))
+
     def xcom(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> Any:
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
         return self.get(path, map_index=map_index, stringify=False)["value"]

@@ -15,10 +15,14 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".matrix"
@@ -76,18 +80,20 @@ class Release:
 
     :param day: its own, and the last of its dependencies; None for the newest of everything.
     :param later: packages that need a later day.
+    :param floors: the wheel's own dependencies are the oldest that it takes.
     :param may_fail: a pre-release, whose failures are shown and forgiven.
     """
 
     airflow: str
     day: str | None = None
     later: Mapping[str, str] = field(default_factory=dict)
+    floors: bool = False
     may_fail: bool = False
 
 
 RELEASES = (
     # Its own day lacks what the wheel needs, which comes at the lowest version that the wheel allows.
-    Release("3.0.6", "2025-08-30", {"apache-airflow-providers-common-compat": "2026-01-18"}),
+    Release("3.0.6", "2025-08-30", {"apache-airflow-providers-common-compat": "2026-01-18"}, floors=True),
     Release("3.1.8", "2026-03-12"),
     Release("3.2.2", "2026-05-30"),
     Release("3.3.2"),
@@ -140,6 +146,8 @@ class Cell:
             f"apache-airflow=={self.release.airflow}",
             f"airflow-provider-dstny[parquet,postgres,redis] @ {wheel.as_uri()}",
             *TEST_DEPENDENCIES,
+            # Not all of them were built for a newer Python.
+            *(floors() if self.release.floors and self.python <= WHOLE else []),
         ]
         self._logged([uv, "pip", "install", "--python", str(self.interpreter), *days, *wanted], "install")
 
@@ -208,6 +216,15 @@ class Cell:
             )
         if done.returncode:
             raise CellError(f"{name} ended with {done.returncode}, see {log.relative_to(ROOT)}")
+
+
+def floors() -> Iterator[str]:
+    """Each dependency of the wheel, but Airflow, pinned to the lowest version that it may have."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    for text in chain(project["dependencies"], *project["optional-dependencies"].values()):
+        wanted = Requirement(text)
+        if wanted.name != "apache-airflow":
+            yield from (f"{wanted.name}=={one.version}" for one in wanted.specifier if one.operator == ">=")
 
 
 def find_python(minor: str) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import quote
 
 from airflow_provider_dstny.api.errors import DstnyValidationError
 
+#: Ids that a message names.
+_NAMED = 10
 #: What Python's lists, dicts and None look like as text, and ids never do.
 _RENDERED = re.compile(r"""[\[\]{}'",]|^\s*None\s*$""")
 
@@ -49,3 +51,8 @@ def unique_ids(values: object, name: str) -> list[str]:
                 "set render_template_as_native_obj=True on the DAG, or give the output of the task itself.",
             )
     return list(dict.fromkeys(str(one).strip() for one in ids))
+
+
+def some_of(ids: Sequence[str]) -> str:
+    """Return the first ids, as text for a message."""
+    return ", ".join(ids[:_NAMED]) + (" …" if len(ids) > _NAMED else "")

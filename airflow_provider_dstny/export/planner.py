@@ -51,13 +51,11 @@ class Plan:
     """The ids of what to read, in this order, and of what is left for want of quota.
 
     :param reasons: how many are read for which reason.
-    :param counted: how many of those to read count against the quota.
     """
 
     to_read: Sequence[str]
     left: Sequence[str]
     reasons: Mapping[Reason, int]
-    counted: int
 
     def days(self, *, daily_quota: int | None, requests_each: int, spacing: float) -> list[Day]:
         """Return what today and the days after it would be spent on, lists not counted.
@@ -127,4 +125,4 @@ def plan(tasks: Iterable[Task], *, quota_left: int | None) -> Plan:
             to_read.append(task.id)
         else:
             left.append(task.id)
-    return Plan(to_read, left, reasons, counted)
+    return Plan(to_read, left, reasons)

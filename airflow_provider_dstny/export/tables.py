@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
 from importlib import import_module
@@ -120,15 +120,8 @@ class Table:
 
         :raises DstnyValidationError: pyarrow is not installed.
         """
-        arrow = import_pyarrow()
-        types = {
-            Type.TEXT: arrow.string(),
-            Type.NUMBER: arrow.float64(),
-            Type.INTEGER: arrow.int64(),
-            Type.BOOLEAN: arrow.bool_(),
-            Type.TIME: arrow.timestamp("us", tz="UTC"),
-        }
-        return arrow.schema([(column.name, types[column.type]) for column in self.columns])
+        types = arrow_types()
+        return import_pyarrow().schema([(column.name, types[column.type]) for column in self.columns])
 
     def row(self, item: Any, stamp: Stamp, **known: Any) -> Row:
         """Return the row of one item of an answer.
@@ -225,13 +218,6 @@ _LAST_COLUMNS = (
     Column("_dstny_hash", Type.TEXT),
 )
 
-
-def day_of(row: Mapping[str, Any]) -> date | None:
-    """Return the UTC day on which the conversation of a row took place, None if it is not known."""
-    moment = row.get("occurred_at")
-    return moment.date() if isinstance(moment, datetime) else None
-
-
 #: By whether keys are sorted.
 _ENCODERS = {False: msgspec.json.Encoder(), True: msgspec.json.Encoder(order="deterministic")}
 #: Rows repeat the time of their conversation, and all that of their run. All are UTC.
@@ -269,6 +255,21 @@ def import_pyarrow() -> Any:
         raise DstnyValidationError(
             None, "Parquet needs pyarrow: pip install 'airflow-provider-dstny[parquet]', or use JSONL."
         ) from None
+
+
+def arrow_types() -> dict[Type, Any]:
+    """Return what types of columns are in pyarrow.
+
+    :raises DstnyValidationError: it is not installed.
+    """
+    arrow = import_pyarrow()
+    return {
+        Type.TEXT: arrow.string(),
+        Type.NUMBER: arrow.float64(),
+        Type.INTEGER: arrow.int64(),
+        Type.BOOLEAN: arrow.bool_(),
+        Type.TIME: arrow.timestamp("us", tz="UTC"),
+    }
 
 
 def lists_apart(item: Any, *names: str) -> tuple[Any, dict[str, list[Any]]]:

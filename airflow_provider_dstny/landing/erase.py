@@ -25,8 +25,9 @@ from airflow_provider_dstny.api.errors import DstnyValidationError
 from airflow_provider_dstny.export.files import DataFile, Manifest, TableFile, json_lines
 from airflow_provider_dstny.export.layout import LAYOUTS
 from airflow_provider_dstny.export.ledger import Entry, State
-from airflow_provider_dstny.export.tables import Column, Table, Type, import_pyarrow, json_text, row_text
-from airflow_provider_dstny.landing.lake import Lake
+from airflow_provider_dstny.export.tables import Column, Table, Type, arrow_types, import_pyarrow, json_text, row_text
+from airflow_provider_dstny.landing.curated import DIRECTORY
+from airflow_provider_dstny.landing.lake import Lake, digest_of
 from airflow_provider_dstny.landing.people import GONE, HASH_LENGTH, Person
 from airflow_provider_dstny.landing.workspace import Workspace
 from airflow_provider_dstny.storage import read_bytes, remove_folder
@@ -44,17 +45,7 @@ _RAW_FILE = re.compile(rf"raw/(?P<kind>conversations/[^/]+|directory)/{_NAME}\.j
 _NOTES = re.compile(r"_dstny/unfinished/[^/]+/\d+-[a-z]+\.jsonl")
 _INTENDED = re.compile(r"_dstny/unfinished/erased-[^/]+/files\.json")
 _HASH = re.compile(rf"[0-9a-f]{{{HASH_LENGTH}}}")
-_TYPES = {
-    "string": Type.TEXT,
-    "double": Type.NUMBER,
-    "int64": Type.INTEGER,
-    "bool": Type.BOOLEAN,
-    "timestamp[us, tz=UTC]": Type.TIME,
-}
-#: The raw answers about it, in manifests.
-_DIRECTORY = "directory"
 _BATCH = 1_000
-_PIECE = 1 << 20
 _COUNTS = ("conversations", "files_rewritten", "files_removed", "rows_removed", "directory_rows_removed")
 
 _TABLES = """
@@ -175,7 +166,8 @@ class _Lake(Lake):
             schema = _parquet_file(file).schema_arrow
         table = Table(path.partition("/")[0], (), ())
         last = {column.name for column in table.columns}
-        types = {name: _TYPES.get(str(kind)) for name, kind in zip(schema.names, schema.types, strict=True)}
+        known = {kind: type_ for type_, kind in arrow_types().items()}
+        types = {name: known.get(kind) for name, kind in zip(schema.names, schema.types, strict=True)}
         fields = tuple(Column(name, kind) for name, kind in types.items() if kind is not None and name not in last)
         table = replace(table, fields=fields)
         if table.arrow_schema() != schema:
@@ -184,12 +176,9 @@ class _Lake(Lake):
 
     def described(self, path: str, table: str, rows: int) -> DataFile:
         """Describe a file as it stands."""
-        digest, size = hashlib.sha256(), 0
         with self._open(path) as file:
-            while piece := file.read(_PIECE):
-                digest.update(piece)
-                size += len(piece)
-        return DataFile(path, table, rows, digest.hexdigest(), size)
+            # In this order: the file is read to its end.
+            return DataFile(path, table, rows, sha256=digest_of(file), bytes=file.tell())
 
 
 class _Index:
@@ -379,7 +368,7 @@ class _Erasure:
         todo = {*self._index.column("SELECT path FROM files WHERE todo AND named_by = ?", interval)}
         files: dict[str, DataFile | None] = {file.path: file for file in before.files}
         # What the directory said tells the person's ids, which its tables may have nothing else of.
-        for file in sorted(before.files, key=lambda file: file.table == _DIRECTORY):
+        for file in sorted(before.files, key=lambda file: file.table == DIRECTORY):
             if file.path in todo:
                 files[file.path] = self._rewrite(file.path, file.table)
         after = replace(before, files=tuple(file for file in files.values() if file is not None))
@@ -472,13 +461,13 @@ def _table_of(path: str) -> str:
 
 def _is_directory(path: str) -> bool:
     if (raw := _RAW_FILE.fullmatch(path)) is not None:
-        return raw["kind"] == _DIRECTORY
+        return raw["kind"] == DIRECTORY
     return _table_of(path) in _DIRECTORY_TABLES
 
 
 def _is_conversations(path: str) -> bool:
     if (raw := _RAW_FILE.fullmatch(path)) is not None:
-        return raw["kind"] != _DIRECTORY
+        return raw["kind"] != DIRECTORY
     return _table_of(path) in _CONVERSATION_TABLES
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from airflow_provider_dstny.api.client import ApiClient
 from airflow_provider_dstny.api.errors import DstnyError, DstnyNotFoundError, DstnyQuotaError, DstnyValidationError
+from airflow_provider_dstny.api.ids import some_of
 from airflow_provider_dstny.api.times import iso_time
 from airflow_provider_dstny.export.files import (
     DataFile,
@@ -30,7 +31,7 @@ from airflow_provider_dstny.landing.lake import Lake, Past
 from airflow_provider_dstny.landing.parts import Found, Parts
 from airflow_provider_dstny.landing.sources import Source, source_of, version_of
 from airflow_provider_dstny.landing.workspace import Answer, Workspace
-from airflow_provider_dstny.progress import Progress
+from airflow_provider_dstny.progress import Progress, together
 
 #: Conversations that are saved together: a kill loses no more of them.
 _BATCH = 50
@@ -62,7 +63,6 @@ _COUNTS = (
     "left",
     "about_to_be_lost",
 )
-_NAMED = 10
 
 _log = logging.getLogger(__name__)
 
@@ -327,7 +327,7 @@ class Export:
             _log.warning(
                 "%d conversations do not fit into today's quota and are left to later runs: %s",
                 len(planned.left),
-                _some(planned.left),
+                some_of(planned.left),
             )
 
     # Reading.
@@ -365,14 +365,7 @@ class Export:
                 if self._stopped is None and (one := await self._read(conversation_id)) is not None:
                     found.append(one)
 
-        workers = [asyncio.create_task(work()) for _ in range(self.options.concurrency)]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            # If one has ended with an error, the others must not go on.
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+        await together(work, self.options.concurrency)
 
     async def _read(self, conversation_id: str) -> Found | None:
         """Read one conversation; None if that failed."""
@@ -494,7 +487,7 @@ class Export:
             _log.warning(
                 "%d conversations have no transcript yet, and the API will not list them much longer: %s",
                 len(endangered),
-                _some(endangered),
+                some_of(endangered),
             )
 
     def _oldest_kept(self) -> datetime | None:
@@ -536,7 +529,3 @@ def _can_be_landed(conversation_id: str) -> bool:
 
 def _midnight(moment: datetime) -> datetime:
     return datetime.combine(moment.date(), time(), UTC)
-
-
-def _some(ids: Sequence[str]) -> str:
-    return ", ".join(ids[:_NAMED]) + (" …" if len(ids) > _NAMED else "")

@@ -269,7 +269,7 @@ class Lake:
         """
         with TemporaryFile() as local:
             local.writelines(json_lines(self._all_changes(workspace, before)))
-            ledger = f"{_HOME}/ledger/{self.interval}-{_digest(local)[:16]}.jsonl"
+            ledger = f"{_HOME}/ledger/{self.interval}-{digest_of(local)[:16]}.jsonl"
             self._copy(ledger, local)
         made = manifest(ledger)
         kept = {file.path for file in made.files}
@@ -312,7 +312,7 @@ class Lake:
         with TemporaryFile() as local:
             local.writelines(json_lines([head]))
             local.writelines(json_lines(rows))
-            path = f"{_HOME}/snapshots/{_digest(local)[:16]}.jsonl"
+            path = f"{_HOME}/snapshots/{digest_of(local)[:16]}.jsonl"
             self._copy(path, local)
         for old in past.snapshots:
             if old != path:
@@ -340,7 +340,7 @@ class Lake:
 
     def _copy(self, path: str, local: BinaryIO) -> str:
         """Write what stands in a local file; return its SHA-256, hex."""
-        digest = _digest(local)
+        digest = digest_of(local)
         local.seek(0)
         self._write(path, iter(lambda: local.read(_PIECE), b""))
         return digest
@@ -348,7 +348,7 @@ class Lake:
     def _is_whole(self, path: str) -> bool:
         """Tell whether a file has the content that its name stands for."""
         with self._open(path) as file:
-            return _digest(file)[:16] == path.rpartition("/")[2].partition(".")[0]
+            return digest_of(file)[:16] == path.rpartition("/")[2].partition(".")[0]
 
     def _remove(self, path: str) -> None:
         remove_file(self.root / path)
@@ -383,7 +383,8 @@ def _described(path: str, content: bytes) -> DataFile:
     return DataFile(path, "raw", content.count(b"\n"), hashlib.sha256(content).hexdigest(), len(content))
 
 
-def _digest(local: BinaryIO) -> str:
+def digest_of(local: BinaryIO) -> str:
+    """Return the SHA-256 of a file, hex."""
     local.seek(0)
     digest = hashlib.sha256()
     while piece := local.read(_PIECE):

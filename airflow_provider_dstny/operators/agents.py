@@ -120,7 +120,7 @@ class DstnyRunAgentOperator(ConversationLinkMixin, BaseOperator):
 
     def _round(self, context: Context) -> AgentRound:
         from airflow_provider_dstny.agent_runs import AgentRound
-        from airflow_provider_dstny.api.arguments import check_boolean, check_integer, check_positive
+        from airflow_provider_dstny.api.arguments import check_boolean, check_integer, check_positive, rendered_flag
         from airflow_provider_dstny.api.errors import DstnyValidationError
         from airflow_provider_dstny.api.ids import unique_ids
 
@@ -134,7 +134,7 @@ class DstnyRunAgentOperator(ConversationLinkMixin, BaseOperator):
         return AgentRound(
             agent_id=_agent_id(self.agent_id),
             conversation_ids=unique_ids(self.conversation_ids, "conversation_ids"),
-            is_test_run=_is_test_run(self.is_test_run),
+            is_test_run=rendered_flag("is_test_run", self.is_test_run),
             force=self.force,
             output_path=None if self.output_path is None else str(self.output_path),
             request_timeout=self.request_timeout,
@@ -341,12 +341,3 @@ def _agent_id(value: Any) -> int:
     if not isinstance(value, bool) and (isinstance(value, int) or str(value).strip().isdecimal()):
         return int(value)
     raise DstnyValidationError(None, f"agent_id must be an integer, not {value!r}.")
-
-
-def _is_test_run(value: bool | str) -> bool:
-    from airflow_provider_dstny.api.errors import DstnyValidationError
-
-    text = str(value).strip().lower()
-    if text in {"true", "false"}:
-        return text == "true"
-    raise DstnyValidationError(None, f"is_test_run must be True or False, not {value!r}.")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowException, BaseOperator, conf
 
 from airflow_provider_dstny.masking import (
+    NATIVE_LIST,
+    NATIVE_MAPPING,
     MaskedFields,
     MaskedPayload,
     MaskedPayloadList,
@@ -17,7 +19,7 @@ from airflow_provider_dstny.masking import (
     MaskedPayloadMixin,
     MaskedRows,
 )
-from airflow_provider_dstny.sensors.base import conclude, defer
+from airflow_provider_dstny.sensors.base import LONGEST, conclude, defer, look_for
 from airflow_provider_dstny.tasks import ConversationLinkMixin, DstnyHookMixin, final_errors_fail, partial_failure
 
 if TYPE_CHECKING:
@@ -33,13 +35,9 @@ if TYPE_CHECKING:
 
 _NOT_A_CALL = (
     "call must be a mapping, a CallConversation, or one row of a file like s3://bucket/calls.csv#1, counted from 1. "
-    "A template that renders to a mapping needs render_template_as_native_obj=True on the DAG."
+    f"{NATIVE_MAPPING}"
 )
-_NOT_CALLS = (
-    "calls must be a list of mappings or CallConversations; the path of a file is calls_path. A template that renders "
-    "to a list needs render_template_as_native_obj=True on the DAG."
-)
-_LONGEST = 366 * 24 * 60 * 60
+_NOT_CALLS = f"calls must be a list of mappings or CallConversations; the path of a file is calls_path. {NATIVE_LIST}"
 
 
 def _is_field(name: str) -> bool:
@@ -156,7 +154,7 @@ class DstnyCreateCallConversationOperator(MaskedPayloadMixin, ConversationLinkMi
 
     def _wait(self, dstny: DstnyClient, conversation_id: str) -> None:
         from airflow_provider_dstny.triggers.transcripts import DstnyTranscriptTrigger
-        from airflow_provider_dstny.waiting.lookout import Lookout, look
+        from airflow_provider_dstny.waiting.lookout import Lookout
         from airflow_provider_dstny.waiting.transcripts import TranscriptWait
         from airflow_provider_dstny.waiting.wait import WaitState, utc_now
 
@@ -167,7 +165,7 @@ class DstnyCreateCallConversationOperator(MaskedPayloadMixin, ConversationLinkMi
         lookout = Lookout(every_look=True)
         lookout.add(wait, self.poke_interval)
         while True:
-            look(dstny, lookout)
+            look_for(dstny, lookout, wait, deferrable=self.deferrable)
             decision = wait.decide(utc_now())
             if decision.state is not WaitState.WAITING:
                 return self._conclude(decision)
@@ -329,6 +327,6 @@ async def _upload(hook: DstnyBaseHook[Any], upload: Upload) -> UploadOutcome:
 
 def _seconds(name: str, value: float | timedelta) -> float:
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds <= _LONGEST:
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds <= LONGEST:
         raise ValueError(f"{name} must be a timedelta or a number of seconds, up to a year.")
     return float(seconds)

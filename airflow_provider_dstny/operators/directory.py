@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
-from airflow_provider_dstny.masking import MaskedFields, MaskedFieldsMixin, is_plain
+from airflow_provider_dstny.masking import NATIVE_LIST, Hidden, MaskedFields, MaskedFieldsMixin, MaskedRows, is_plain
 from airflow_provider_dstny.tasks import DstnyHookMixin, final_errors_fail, partial_failure
 
 if TYPE_CHECKING:
@@ -20,25 +20,9 @@ if TYPE_CHECKING:
     from airflow_provider_dstny.directory.declared import Declared
     from airflow_provider_dstny.directory.plan import Action, Plan
 
-_NOT_DECLARED = (
-    "must be a list of mappings, or the path of a .csv, .jsonl, .json, .yaml or .yml file. A template that renders to "
-    "a list needs render_template_as_native_obj=True on the DAG."
-)
+_NOT_DECLARED = f"must be a list of mappings, or the path of a .csv, .jsonl, .json, .yaml or .yml file. {NATIVE_LIST}"
 #: A text without anything but space stands for nothing.
 _PATH = re.compile(r"(?i)\s*|.+\.(csv|jsonl?|ya?ml)")
-
-
-class Hidden:
-    """Something that is neither a declaration nor the path of one; Airflow shows nothing of it."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def serialize(self) -> str:
-        return "***"
-
-    def __repr__(self) -> str:
-        return "***"
 
 
 class DeclaredRow(MaskedFields):
@@ -52,28 +36,6 @@ class DeclaredRow(MaskedFields):
 
         key = self.fields.get("email") or self.fields.get("name")
         return shown("key", key) if isinstance(key, str) else "***"
-
-
-class DeclaredRows(list[Any]):
-    """Rows that Airflow may show; ``given`` are those of the author of the DAG."""
-
-    def __init__(self, given: Sequence[Any]) -> None:
-        super().__init__(map(self._row, given))
-        self.given = given
-
-    @property
-    def fields(self) -> list[Any]:
-        return [_unmasked(row) for row in self]
-
-    @staticmethod
-    def _row(row: Any) -> Any:
-        if isinstance(row, DeclaredRow | Hidden):
-            return row
-        row = row.to_json() if hasattr(row, "to_json") else row
-        if isinstance(row, Mapping):
-            return DeclaredRow(row)
-        # The output of another task may become one.
-        return row if hasattr(row, "resolve") else Hidden(row)
 
 
 class DstnySyncDirectoryOperator(DstnyHookMixin, MaskedFieldsMixin, BaseOperator):
@@ -150,7 +112,7 @@ class DstnySyncDirectoryOperator(DstnyHookMixin, MaskedFieldsMixin, BaseOperator
         self, parent: Any, template_fields: Any, context: Context, jinja_env: Environment, seen_oids: set[int]
     ) -> None:
         for rows in (self.users, self.teams):
-            if isinstance(rows, DeclaredRows) and id(rows.given) in seen_oids:
+            if isinstance(rows, MaskedRows) and id(rows.given) in seen_oids:
                 # What a mapped task gets from another task is no template.
                 seen_oids.update(map(id, rows))
         was_rendering, self._is_rendering = self._is_rendering, True
@@ -186,7 +148,7 @@ class DstnySyncDirectoryOperator(DstnyHookMixin, MaskedFieldsMixin, BaseOperator
         if isinstance(declared, list | tuple):
             from airflow.providers.common.compat.sdk import XComArg
 
-            rows = DeclaredRows(declared)
+            rows = MaskedRows(declared, DeclaredRow)
             # Airflow does not look for upstream tasks inside of the wrapper.
             XComArg.apply_upstream_relationship(self, rows.fields)
             if self._is_rendering or not any(isinstance(row, Hidden) for row in rows):
@@ -278,7 +240,7 @@ def _rows(name: str, declared: Any) -> tuple[Sequence[Any] | None, str]:
     if declared is None or (isinstance(declared, str) and not declared.strip()):
         # A template of something that was not given renders to nothing.
         return None, name
-    if isinstance(declared, DeclaredRows):
+    if isinstance(declared, MaskedRows):
         return declared.fields, name
     if isinstance(declared, str) or hasattr(declared, "fs"):
         return read_rows(declared), str(declared)
@@ -286,10 +248,4 @@ def _rows(name: str, declared: Any) -> tuple[Sequence[Any] | None, str]:
 
 
 def _copied(declared: Any) -> Any:
-    return DeclaredRows(declared.fields) if isinstance(declared, DeclaredRows) else declared
-
-
-def _unmasked(row: Any) -> Any:
-    if isinstance(row, DeclaredRow):
-        return row.fields
-    return row.value if isinstance(row, Hidden) else row
+    return MaskedRows(declared.fields, DeclaredRow) if isinstance(declared, MaskedRows) else declared

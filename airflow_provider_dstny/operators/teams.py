@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from airflow_provider_dstny.masking import MaskedPayload, MaskedPayloadMixin
+from airflow_provider_dstny.masking import NATIVE_LIST, NATIVE_MAPPING, MaskedPayload, MaskedPayloadMixin
 from airflow_provider_dstny.tasks import DstnyHookMixin, checked_if_exists, final_errors_fail
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from airflow_provider_dstny.api.models.directory import TeamCreate, TeamUpdate
     from airflow_provider_dstny.tasks import IfExists
 
-_NATIVE = "needs render_template_as_native_obj=True on the DAG."
 # Repeated from the models, which are too heavy to import while DAG files are parsed.
 _FIELDS = frozenset(
     {
@@ -55,9 +54,7 @@ class DstnyCreateTeamOperator(MaskedPayloadMixin, DstnyHookMixin, BaseOperator):
     template_fields_renderers = {"team": "json"}  # noqa: RUF012 - Airflow's own form
     ui_color = "#dff0e3"
     payload_name = "team"
-    team = MaskedPayload(
-        _FIELDS.__contains__, f"team must be a mapping or a TeamCreate. A template that renders to a mapping {_NATIVE}"
-    )
+    team = MaskedPayload(_FIELDS.__contains__, f"team must be a mapping or a TeamCreate. {NATIVE_MAPPING}")
 
     def __init__(
         self,
@@ -111,10 +108,7 @@ class DstnyUpdateTeamOperator(MaskedPayloadMixin, DstnyHookMixin, BaseOperator):
     template_fields_renderers = {"changes": "json"}  # noqa: RUF012 - Airflow's own form
     ui_color = "#dff0e3"
     payload_name = "changes"
-    changes = MaskedPayload(
-        _FIELDS.__contains__,
-        f"changes must be a mapping or a TeamUpdate. A template that renders to a mapping {_NATIVE}",
-    )
+    changes = MaskedPayload(_FIELDS.__contains__, f"changes must be a mapping or a TeamUpdate. {NATIVE_MAPPING}")
 
     def __init__(
         self,
@@ -185,9 +179,7 @@ def _user_ids(values: Any) -> list[int]:
     from airflow_provider_dstny.api.models.directory import TeamMembers
 
     if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
-        raise DstnyValidationError(
-            None, f"user_ids must be a list of integers. A template that renders to a list {_NATIVE}"
-        )
+        raise DstnyValidationError(None, f"user_ids must be a list of integers. {NATIVE_LIST}")
     # A template within the list renders to text.
     ids = [int(one) if isinstance(one, str) and re.fullmatch(r"\s*\d{1,18}\s*", one) else one for one in values]
     return list(dict.fromkeys(TeamMembers.parse({"user_ids": ids}).user_ids))

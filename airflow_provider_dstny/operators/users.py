@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from airflow_provider_dstny.masking import MaskedPayload, MaskedPayloadMixin
+from airflow_provider_dstny.masking import NATIVE_MAPPING, MaskedPayload, MaskedPayloadMixin
 from airflow_provider_dstny.tasks import DstnyHookMixin, checked_if_exists, final_errors_fail
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from airflow_provider_dstny.api.models.directory import User, UserCreate, UserUpdate
     from airflow_provider_dstny.tasks import IfExists
 
-_NATIVE = "A template that renders to a mapping needs render_template_as_native_obj=True on the DAG."
 # Repeated from the models, which are too heavy to import while DAG files are parsed.
 _FIELDS = frozenset(
     {
@@ -55,7 +54,7 @@ class DstnyCreateUserOperator(MaskedPayloadMixin, DstnyHookMixin, BaseOperator):
     template_fields_renderers = {"user": "json"}  # noqa: RUF012 - Airflow's own form
     ui_color = "#dff0e3"
     payload_name = "user"
-    user = MaskedPayload(_FIELDS.__contains__, f"user must be a mapping or a UserCreate. {_NATIVE}")
+    user = MaskedPayload(_FIELDS.__contains__, f"user must be a mapping or a UserCreate. {NATIVE_MAPPING}")
 
     def __init__(
         self,
@@ -109,7 +108,7 @@ class DstnyUpdateUserOperator(MaskedPayloadMixin, DstnyHookMixin, BaseOperator):
     template_fields_renderers = {"changes": "json"}  # noqa: RUF012 - Airflow's own form
     ui_color = "#dff0e3"
     payload_name = "changes"
-    changes = MaskedPayload(_FIELDS.__contains__, f"changes must be a mapping or a UserUpdate. {_NATIVE}")
+    changes = MaskedPayload(_FIELDS.__contains__, f"changes must be a mapping or a UserUpdate. {NATIVE_MAPPING}")
 
     def __init__(
         self,

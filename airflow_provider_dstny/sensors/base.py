@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_dstny.tasks import ConversationIds
     from airflow_provider_dstny.triggers.base import DstnyWaitTrigger
-    from airflow_provider_dstny.waiting.wait import Decision, Wait
+    from airflow_provider_dstny.waiting.lookout import Lookout
+    from airflow_provider_dstny.waiting.wait import AnyClient, Decision, Wait
 
 #: The trigger ends a wait and names the cause; Airflow's own timeout only steps in where no triggerer runs.
 _TRIGGERER_GRACE = timedelta(minutes=5)
@@ -33,7 +34,8 @@ _PATIENCE = 5.0
 #: A look that has begun in time may end so much later than the deadline.
 _LAST_LOOK = timedelta(minutes=1)
 _KEY = "dstny_wait"
-_LONGEST = 366 * 24 * 60 * 60
+#: A year, in seconds.
+LONGEST = 366 * 24 * 60 * 60
 
 
 class DstnyWaitSensor(ConversationLinkMixin, BaseSensorOperator):
@@ -72,7 +74,7 @@ class DstnyWaitSensor(ConversationLinkMixin, BaseSensorOperator):
         return {"accept_statuses": self.accept_statuses}
 
     def poke(self, context: Context) -> bool | PokeReturnValue:
-        from airflow_provider_dstny.waiting.lookout import Lookout, look
+        from airflow_provider_dstny.waiting.lookout import Lookout
         from airflow_provider_dstny.waiting.wait import WaitState, utc_now
 
         with final_errors_fail(self):
@@ -83,10 +85,7 @@ class DstnyWaitSensor(ConversationLinkMixin, BaseSensorOperator):
                 if not (self.deferrable or self.reschedule):
                     self.show_link(context)
             with self.hook.get_conn() as client:
-                if self.deferrable:
-                    look(client, self._lookout, until=utc_now() + _FIRST_LOOK, patience=_PATIENCE)
-                else:
-                    look(client, self._lookout, until=max(self._wait.deadline, utc_now()) + _LAST_LOOK)
+                look_for(client, self._lookout, self._wait, deferrable=self.deferrable)
             decision = self._wait.decide(utc_now())
         if decision.state is not WaitState.WAITING:
             return PokeReturnValue(is_done=True, xcom_value=self._in_order(conclude(decision)))
@@ -119,7 +118,7 @@ class DstnyWaitSensor(ConversationLinkMixin, BaseSensorOperator):
             return self.wait_class().from_json({**known, "unasked": None})
         first = context["ti"].get_first_reschedule_date(context) if self.reschedule else None
         started_at = first or utc_now()
-        deadline = started_at + timedelta(seconds=min(self.timeout, _LONGEST))
+        deadline = started_at + timedelta(seconds=min(self.timeout, LONGEST))
         return self.wait_class()(self.conversation_ids, started_at=started_at, deadline=deadline, **self.wait_options())
 
     def _remember(self, context: Context, wait: Wait) -> None:
@@ -130,6 +129,17 @@ class DstnyWaitSensor(ConversationLinkMixin, BaseSensorOperator):
     def _store(self, context: Context) -> Any:
         """Where Airflow 3.3 keeps what a rescheduled sensor, a new object on every look, must remember."""
         return context.get("task_state_store") if self.reschedule else None
+
+
+def look_for(client: AnyClient, lookout: Lookout, wait: Wait, *, deferrable: bool) -> None:
+    """Look once: briefly where the triggerer goes on with it, else as long as the wait may last."""
+    from airflow_provider_dstny.waiting.lookout import look
+    from airflow_provider_dstny.waiting.wait import utc_now
+
+    if deferrable:
+        look(client, lookout, until=utc_now() + _FIRST_LOOK, patience=_PATIENCE)
+    else:
+        look(client, lookout, until=max(wait.deadline, utc_now()) + _LAST_LOOK)
 
 
 def defer(task: BaseOperator, wait: Wait, trigger_class: type[DstnyWaitTrigger], *, poke_interval: float) -> NoReturn:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from airflow_provider_dstny.simulator.contract import Call, Contract, ContractError
-from airflow_provider_dstny.simulator.dstny import DstnyState
 
 _PHRASES = {400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 429: "Too Many Requests"}
 
@@ -33,30 +32,6 @@ class Api(Protocol):
     def error_body(self, status: int, message: str, retry_after: float | None = None) -> dict[str, Any]:
         """Return the body of an error."""
         return dstny_error(status, message, retry_after)
-
-
-class DstnyApi(Api):
-    """API v2: its state knows no tokens."""
-
-    name = "dstny"
-
-    def __init__(self, state: DstnyState, tokens: set[str]) -> None:
-        self.contract = Contract(self.name)
-        self.tokens = tokens
-        self._state = state
-
-    def authorize(self, token: str) -> ContractError | None:
-        return None if token in self.tokens else ContractError(401, "Invalid or expired token")
-
-    def answer(self, call: Call, token: str) -> Any:
-        return self._state.answer(call)
-
-    def calls(self) -> list[dict[str, Any]]:
-        """Return what a test wants to know of the calls that were sent."""
-        return self._state.to_json()
-
-    def seconds_to_answer(self, call: Call) -> float:
-        return self._state.agent_seconds if call.operation == "run_agent" else 0.0
 
 
 def dstny_error(status: int, message: str, retry_after: float | None = None) -> dict[str, Any]:

@@ -11,11 +11,12 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from airflow_provider_dstny.simulator.api import Api, DstnyApi, dstny_error
+from airflow_provider_dstny.simulator.api import Api, dstny_error
 from airflow_provider_dstny.simulator.books import Books, Entry, Fault
 from airflow_provider_dstny.simulator.connections import Connections
 from airflow_provider_dstny.simulator.contract import ContractError
 from airflow_provider_dstny.simulator.downloads import Downloads
+from airflow_provider_dstny.simulator.dstny import DstnyState
 from airflow_provider_dstny.simulator.faults import commit, refusal
 
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -32,14 +33,12 @@ class SimulatorApp:
 
     def __init__(
         self,
-        dstny: DstnyApi,
+        dstny: DstnyState,
         *others: Api,
         books: Books,
         connections: Connections,
         clock: Callable[[], float],
     ) -> None:
-        #: The tokens of API v2.
-        self.tokens = dstny.tokens
         self.apis = (dstny, *others)
         self._dstny = dstny
         self._books = books
@@ -102,7 +101,7 @@ class SimulatorApp:
         return await commit(fault, request, self._connections, api.error_body)
 
     async def _show_books(self, request: Request) -> Response:
-        return JSONResponse({**self._books.to_json(), "calls": self._dstny.calls()})
+        return JSONResponse({**self._books.to_json(), "calls": self._dstny.to_json()})
 
     async def _inject(self, request: Request) -> Response:
         try:

@@ -7,13 +7,14 @@ import threading
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
 
+from airflow_provider_dstny.simulator.api import Api
 from airflow_provider_dstny.simulator.books import Books
-from airflow_provider_dstny.simulator.contract import Call, ContractError
+from airflow_provider_dstny.simulator.contract import Call, Contract, ContractError
 from airflow_provider_dstny.simulator.dstny_agents import Agents
 from airflow_provider_dstny.simulator.dstny_calls import default_body, sample_moments
 from airflow_provider_dstny.simulator.dstny_directory import Directory
@@ -43,22 +44,16 @@ class SimulatedCall:
     recording: str = "pending"
 
 
-class DstnyState:
-    """The account behind the simulated API.
+class DstnyState(Api):
+    """The account behind the simulated API v2."""
 
-    :param visible_after: seconds from creation until a conversation can be read.
-    :param transcript_after: seconds from creation until its transcript exists.
-    :param jitter: up to so many seconds more for each transcript, at random from ``seed``.
-    :param not_ready: how a transcript that does not exist yet is answered.
-    :param agent_seconds: how long an agent thinks.
-    :param clock: seconds since the epoch.
-    :param samples: calls of the last ten days that are complete from the start.
-    """
+    name = "dstny"
 
     def __init__(
         self,
         books: Books,
         *,
+        tokens: Iterable[str],
         visible_after: float,
         transcript_after: float,
         jitter: float,
@@ -68,6 +63,8 @@ class DstnyState:
         clock: Callable[[], float],
         samples: int = 0,
     ) -> None:
+        self.contract = Contract(self.name)
+        self.tokens = set(tokens)
         self.calls: dict[str, SimulatedCall] = {}
         self.agent_seconds = agent_seconds
         self._books = books
@@ -111,14 +108,19 @@ class DstnyState:
         while self._fetches:
             self._fetches.pop().join()
 
-    def answer(self, call: Call) -> Any:
-        """Do what a request asks for and return the JSON answer."""
+    def authorize(self, token: str) -> ContractError | None:
+        return None if token in self.tokens else ContractError(401, "Invalid or expired token")
+
+    def answer(self, call: Call, token: str) -> Any:
         with self._lock:
             own = getattr(self, f"_{call.operation}", None)
             if own is not None:
                 return own(call)
             other = self._directory if hasattr(self._directory, call.operation) else self._agents
             return getattr(other, call.operation)(call)
+
+    def seconds_to_answer(self, call: Call) -> float:
+        return self.agent_seconds if call.operation == "run_agent" else 0.0
 
     def ready_at(self, call: SimulatedCall) -> float:
         spread = random.Random(f"{self._seed}{call.conversation_id}").uniform(0, self._jitter)  # noqa: S311

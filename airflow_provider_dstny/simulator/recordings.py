@@ -75,10 +75,10 @@ def recording(name: str) -> Recording | None:
 
 
 @lru_cache(maxsize=64)
-def wav(name: str, seconds: float = 0.5) -> bytes:
-    """Return a mono 16-bit WAV with a tone that depends on the name."""
+def wav(name: str) -> bytes:
+    """Return half a second of mono 16-bit WAV with a tone that depends on the name."""
     pitch = 220 + sum(name.encode()) % 660
-    samples = (int(8000 * math.sin(2 * math.pi * pitch * n / _RATE)) for n in range(int(_RATE * seconds)))
+    samples = (int(8000 * math.sin(2 * math.pi * pitch * n / _RATE)) for n in range(_RATE // 2))
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as out:
         out.setnchannels(1)

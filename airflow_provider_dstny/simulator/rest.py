@@ -51,25 +51,7 @@ _MEETING_HOSTS = {
 
 
 class RestState(Api):
-    """The account behind the simulated API v1.
-
-    :param tokens: token to its scopes.
-    :param recordings_url: the address below which recordings are served.
-    :param requests_per_minute: of each token, None for no limit.
-    :param daily_conversation_quota: unique conversations of each token and UTC day, None for no quota.
-    :param newest_first: the order of the list.
-    :param inclusive_cursor: whether a page begins at the time of its cursor, or after it. As the cursor is a
-        mere time, an exclusive one skips conversations of the same time that did not fit on the page before,
-        and an inclusive one does not get past more of them than fit on a page.
-    :param visible_after: seconds from the request of a notetaker until its conversation is there.
-    :param transcript_after: seconds from there until its transcript exists, up to ``jitter`` more.
-    :param not_ready: how a transcript that does not exist yet is answered.
-    :param samples: conversations of the last ten days that are complete from the start.
-    :param fresh: conversations of the last hour that get their transcripts after the start.
-    :param clock: seconds since the epoch.
-    :param webhooks: whether completed conversations are told to webhooks; if not, there are no deliveries.
-    :param sender: tells of conversations that become complete; without it, deliveries are listed and not sent.
-    """
+    """The account behind the simulated API v1."""
 
     name = "dstny_rest"
 
@@ -200,6 +182,7 @@ class RestState(Api):
         now, limit = self._clock(), query.get("limit", 25)
         first = max(now - 30 * _DAY, to_epoch(query["date_from"]) if "date_from" in query else 0)
         last = to_epoch(query["date_to"]) if "date_to" in query else float("inf")
+        # A mere time: exclusive, it skips others of that time; inclusive, it sticks where they are more than a page.
         cursor = to_epoch(query["cursor"]) if "cursor" in query else None
         rows = (
             one

@@ -16,7 +16,6 @@ import uvicorn
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from airflow_provider_dstny.simulator.api import DstnyApi
 from airflow_provider_dstny.simulator.app import SimulatorApp
 from airflow_provider_dstny.simulator.books import Books
 from airflow_provider_dstny.simulator.connections import Connections
@@ -117,6 +116,7 @@ class Simulator:
         self._sender = Sender(webhook_url, webhook_secret, clock) if webhook_url else None
         self.state = DstnyState(
             self.books,
+            tokens={token},
             visible_after=visible_after,
             transcript_after=transcript_after,
             jitter=jitter,
@@ -155,7 +155,7 @@ class Simulator:
         )
         connections = Connections()
         self.app = SimulatorApp(
-            DstnyApi(self.state, {token}),
+            self.state,
             self.rest,
             self.tellcasey,
             books=self.books,

@@ -95,14 +95,7 @@ class TellcaseyConversation:
 
 
 class TellcaseyState(Api):
-    """The organization behind the simulated tellcasey API.
-
-    :param tokens: the accepted tokens.
-    :param transcript_after: seconds from the start until the fresh conversations complete, up to ``jitter`` more.
-    :param samples: conversations of the last ten days; one is abandoned, one archived, the others completed.
-    :param fresh: conversations that are under way at the start.
-    :param clock: seconds since the epoch.
-    """
+    """The organization behind the simulated tellcasey API."""
 
     name = "tellcasey"
 

@@ -280,7 +280,7 @@ class DstnyRecordingToObjectStorageOperator(ConversationLinkMixin, BaseOperator)
 
     def execute(self, context: Context) -> dict[str, Any]:
         from airflow_provider_dstny.api.errors import DstnyError
-        from airflow_provider_dstny.api.ids import encode_id, unique_ids
+        from airflow_provider_dstny.api.ids import encode_id, some_of, unique_ids
         from airflow_provider_dstny.progress import Progress
         from airflow_provider_dstny.storage import storage_folder
 
@@ -318,7 +318,7 @@ class DstnyRecordingToObjectStorageOperator(ConversationLinkMixin, BaseOperator)
             )
         if landed.missing and self.fail_if_missing:
             raise AirflowFailException(
-                f"{len(landed.missing)} conversations have no recording: {_some(landed.missing)}"
+                f"{len(landed.missing)} conversations have no recording: {some_of(landed.missing)}"
             )
         return {
             "path": str(self.path),
@@ -392,7 +392,3 @@ def _recordings_by_stem(folder: ObjectStoragePath) -> dict[str, str]:
 def _is_recording(name: str) -> bool:
     kind = mimetypes.guess_type(name)[0] or ""
     return not name.startswith(".") and (kind.startswith(("audio/", "video/")) or name.endswith(".bin"))
-
-
-def _some(ids: Sequence[str]) -> str:
-    return ", ".join(ids[:10]) + (" …" if len(ids) > 10 else "")

@@ -84,16 +84,25 @@ class AirflowApi:
         await self._http.aclose()
 
     async def partition_keys(self, uri: str, event: WebhookEvent) -> Collection[str | None]:
+        """Return the partition keys with which the DAGs on an asset want an event; None is for those without."""
         dags = (await self._asset(uri)).dags
         return assets.partition_keys([dag.is_partitioned for dag in dags], event.conversation_id)
 
     async def create_event(self, uri: str, event: WebhookEvent, partition_key: str | None) -> None:
+        """Create an event of an asset.
+
+        :raises NotCreatedError: it is not created; after any other error it may be, and even later.
+        """
         body: dict[str, Any] = {"asset_id": (await self._asset(uri)).asset_id, "extra": event.to_json()}
         if partition_key is not None:
             body["partition_key"] = partition_key
         await self._ask("POST", "/api/v2/assets/events", json=body)
 
     async def has_event(self, uri: str, event: WebhookEvent, partition_key: str | None, since: datetime) -> bool:
+        """Tell whether the asset has this event already.
+
+        :raises NotCreatedError: Airflow was not asked.
+        """
         asset, offset = await self._asset(uri), 0
         # Airflow may be configured to give fewer than were asked for.
         while page := await self._events(asset, order_by="timestamp", timestamp_gte=since.isoformat(), offset=offset):

@@ -13,7 +13,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Protocol
 
 from starlette.applications import Starlette
@@ -22,7 +22,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from airflow_provider_dstny.webhooks.verify import (
-    TOLERANCE,
     Refusal,
     WebhookEvent,
     WebhookRejected,
@@ -74,7 +73,6 @@ class Receiver:
     :param account_of: returns what is known of a connection, None if there is none that takes webhooks.
     :param sink: where events go.
     :param confirm: looks an unsigned event up in the API and returns what is true of it.
-    :param tolerance: how old a signed webhook may be.
     """
 
     def __init__(
@@ -83,13 +81,11 @@ class Receiver:
         sink: Sink,
         *,
         confirm: Callable[[str, WebhookEvent], Awaitable[WebhookEvent | None]],
-        tolerance: timedelta = TOLERANCE,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._account_of = account_of
         self._sink = sink
         self._confirm = confirm
-        self._tolerance = tolerance
         self._clock = clock
         self.asgi = Starlette(
             routes=[
@@ -112,7 +108,7 @@ class Receiver:
             is_signed(body, headers.get("x-webhook-signature", ""), _NOBODY)
             return _unauthorized()
         try:
-            event = verify(body, headers, secrets, now=self._clock(), tolerance=self._tolerance)
+            event = verify(body, headers, secrets, now=self._clock())
         except WebhookRejected as error:
             return _refused(request, error)
         return await self._keep(request, event)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -18,6 +18,8 @@ from airflow_provider_dstny.webhooks.verify import WebhookEvent
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
+
+    from airflow_provider_dstny.webhooks.airflow_api import AirflowApi
 
 #: Deliveries that are handed on together.
 _BATCH = 100
@@ -37,28 +39,6 @@ class NotCreatedError(Exception):
     """Airflow has surely created nothing; trying again doubles nothing."""
 
 
-class Airflow(Protocol):
-    """What hands events to Airflow."""
-
-    async def partition_keys(self, uri: str, event: WebhookEvent) -> Collection[str | None]:
-        """Return the partition keys with which the DAGs on an asset want an event; None is for those without."""
-
-    async def create_event(self, uri: str, event: WebhookEvent, partition_key: str | None) -> None:
-        """Create an event of an asset.
-
-        :raises NotCreatedError: it is not created; after any other error it may be, and even later.
-        """
-
-    async def has_event(self, uri: str, event: WebhookEvent, partition_key: str | None, since: datetime) -> bool:
-        """Tell whether the asset has this event already.
-
-        :raises NotCreatedError: Airflow was not asked.
-        """
-
-    async def leave_none_behind(self, uri: str) -> bool:
-        """See to it that a run of each DAG takes the latest event of an asset; tell whether one has."""
-
-
 class _UnknownError(Exception):
     """Airflow did not tell whether it has an event."""
 
@@ -70,7 +50,7 @@ class Inbox:
     nobody has it any more, and only then created.
     """
 
-    def __init__(self, engine: Engine, airflow: Airflow) -> None:
+    def __init__(self, engine: Engine, airflow: AirflowApi) -> None:
         inbox.create_tables(engine)
         self._engine = engine
         self._airflow = airflow

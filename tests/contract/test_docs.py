@@ -373,6 +373,8 @@ def test_settings_of_airflow_exist(block):
     for section in parser.sections():
         for option in parser[section]:
             check_option(section, option)
+    for module in json.loads(parser.get("celery", "extra_celery_config", fallback="{}")).get("imports", ()):
+        assert find_spec(module)
 
 
 def check_option(section: str, option: str) -> None:

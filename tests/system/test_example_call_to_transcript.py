@@ -54,6 +54,8 @@ def outcome(tmp_path_factory):
             airflow.processes["triggerer"].signal(signal.SIGKILL)
             airflow.start("triggerer")
             wait_for(lambda: airflow.run_state(DAG_ID, run_id) in {"success", "failed"}, 240, "the end of the run")
+            books = httpx.get(f"{url}/_simulator/books", trust_env=False).json()
+            ended = end_a_wait(airflow, folder, calls)
             instances = airflow.task_instances(DAG_ID, run_id)
             yield {
                 "folder": folder,
@@ -66,8 +68,29 @@ def outcome(tmp_path_factory):
                     airflow.get(f"/dags/{DAG_ID}/dagRuns/{run_id}/taskInstances/transcribe.create/{index}")
                     for index in range(25)
                 ],
-                "books": httpx.get(f"{url}/_simulator/books", trust_env=False).json(),
+                "books": books,
+                "ended": ended,
             }
+
+
+def end_a_wait(airflow, folder, calls):
+    """Mark the wait of another run's call as failed while it is deferred; return what the triggerer logs."""
+    header, row, *_ = calls.read_text("utf-8").splitlines()
+    (one := folder / "one_call.csv").write_text(f"{header}\n{row.replace(row.split(',')[0], 'pbx-one', 1)}\n", "utf-8")
+    run_id = airflow.trigger(DAG_ID, {"calls_path": str(one), "output_path": f"file://{folder}/one"})
+
+    def state():
+        instances = airflow.task_instances(DAG_ID, run_id)
+        return next((one["state"] for one in instances if one["task_id"] == "transcribe.wait"), None)
+
+    wait_for(lambda: state() == "deferred", 60, "the wait")
+    logs = f"**/run_id={run_id}/task_id=transcribe.wait/**/*.trigger.*.log"
+    wait_for(lambda: list((folder / "airflow" / "logs").glob(logs)), 30, "the trigger")
+    airflow.mark(DAG_ID, run_id, "transcribe.wait", 0, "failed")
+    (log,) = (folder / "airflow" / "logs").glob(logs)
+    wait_for(lambda: "ended from outside" in log.read_text("utf-8"), 30, "the triggerer's word")
+    assert state() == "failed"
+    return log.read_text("utf-8")
 
 
 def test_the_bad_row_fails_its_own_task_with_the_field_and_the_reason(outcome):
@@ -107,6 +130,11 @@ def test_no_worker_slot_is_held_while_waiting(outcome):
     pool = outcome["pool_while_waiting"]
     assert pool["deferred_slots"] == 24
     assert pool["running_slots"] == 0
+
+
+def test_somebody_who_ends_a_wait_is_told_what_goes_on(outcome):
+    assert "The task was ended from outside. 1 of 1 transcripts are missing" in outcome["ended"]
+    assert "A retry waits for it anew." in outcome["ended"]
 
 
 def test_rendered_fields_show_which_row_was_sent(outcome):

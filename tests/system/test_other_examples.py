@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from demo.local_airflow import LocalAirflow, free_port, running_simulator, sampl
 from tests.system.waiting import wait_for
 
 AT_ONCE = ("example_rest_transcripts", "example_tellcasey", "example_notetaker", "example_directory_sync")
-LATER = ("example_agents", "example_upload_calls", RETRIES := "example_retry_policy")
+LATER = ("example_agents", "example_upload_calls", "example_new_colleague", RETRIES := "example_retry_policy")
 DAGS = (*AT_ONCE, *LATER)
 CALLS = 6
 UPLOADED = 25
@@ -58,6 +60,7 @@ def outcome(tmp_path_factory):
                 "example_agents": conf,
                 "example_directory_sync": {"dry_run": False},
                 "example_upload_calls": {**conf, "calls_path": str(sample_calls(folder / "recorded_calls.csv", url))},
+                "example_new_colleague": {"team": "Sales"},
                 RETRIES: {},
             }
             runs = {dag_id: airflow.trigger(dag_id, confs[dag_id]) for dag_id in AT_ONCE}
@@ -77,6 +80,20 @@ def outcome(tmp_path_factory):
             refused = airflow.trigger(RETRIES, {})
             wait_for(lambda: airflow.run_state("example_upload_calls", again) == "success", 120, "the second upload")
             wait_for(lambda: airflow.run_state(RETRIES, refused) in {"success", "failed"}, 60, "the refused task's end")
+            pause = {
+                "kind": "status",
+                "operation": "list_conversations",
+                "status": 429,
+                "retry_after": 600,
+                "api": "dstny_rest",
+            }
+            httpx.post(f"{url}/_simulator/faults", json=pause, trust_env=False).raise_for_status()
+            paused = airflow.trigger(RETRIES, {})
+
+            def waits():
+                return [one["state"] for one in airflow.task_instances(RETRIES, paused)] == ["up_for_retry"]
+
+            wait_for(waits, 60, "the wait for a retry")
             yield {
                 "folder": folder,
                 "states": {dag_id: airflow.run_state(dag_id, run_id) for dag_id, run_id in runs.items()},
@@ -90,6 +107,8 @@ def outcome(tmp_path_factory):
                 )["extra_links"]["Open in Dstny"],
                 "xcom": lambda dag_id, task_id: airflow.xcom(dag_id, runs[dag_id], task_id),
                 "refused": airflow.task_instances(RETRIES, refused),
+                "paused": paused,
+                "members": DstnyClient(url, TOKEN).list_team_users,
                 "uploaded_again": airflow.xcom("example_upload_calls", again, "upload"),
                 "books": httpx.get(f"{url}/_simulator/books", trust_env=False).json(),
             }
@@ -200,6 +219,12 @@ def test_a_refused_task_is_not_retried_in_vain(outcome):
     assert [(one["state"], one["try_number"], one["max_tries"]) for one in outcome["refused"]] == [("failed", 1, 5)]
 
 
+def test_a_task_is_retried_when_the_api_said(outcome):
+    query = "SELECT try_number, retry_delay_override FROM task_instance WHERE run_id = ?"
+    with closing(sqlite3.connect(outcome["folder"] / "airflow" / "airflow.db")) as database:
+        assert database.execute(query, [outcome["paused"]]).fetchall() == [(1, 600.0)]
+
+
 def test_the_directory_is_planned_and_applied(outcome):
     planned, applied = (outcome["xcom"]("example_directory_sync", task) for task in ("plan", "apply"))
     assert planned["dry_run"] is True
@@ -210,6 +235,13 @@ def test_the_directory_is_planned_and_applied(outcome):
     for path in (outcome["folder"] / "airflow").rglob("*"):
         if path.is_file():
             assert not [phone for phone in phones if phone.encode() in path.read_bytes()], path
+
+
+def test_a_new_colleague_is_in_the_team_that_is_there(outcome):
+    user, team = (outcome["xcom"]("example_new_colleague", task) for task in ("user", "team"))
+    members = {one.id: one.first_name for one in outcome["members"](team)}
+    assert members[user] == "Nils"
+    assert len(members) > 1
 
 
 def test_a_task_links_to_its_conversation(outcome):

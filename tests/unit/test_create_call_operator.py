@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, TaskDeferred
 
-from airflow_provider_dstny.api import throttle
+from airflow_provider_dstny.api import DstnyClient, throttle
 from airflow_provider_dstny.api.errors import DstnyAmbiguousError, DstnyApiError, DstnyRateLimitError, DstnyServerError
 from airflow_provider_dstny.api.models import CallConversation
 from airflow_provider_dstny.operators.conversations import DstnyCreateCallConversationOperator
@@ -303,6 +304,18 @@ class TestWaiting:
         seen = {"ready": True, "segments": 4, "waited_seconds": 12.0}
         event = {"state": "ready", "reason": "ok", "ready": {conversation_id: seen}}
         assert task.execute_complete(context, event) == conversation_id
+
+    @pytest.mark.parametrize(("deferrable", "patience"), [(True, 5.0), (False, None)])
+    def test_a_worker_does_not_stand_in_line_for_what_the_triggerer_can_ask(
+        self, account, call, context, mocker, deferrable, patience
+    ):
+        slept = SimpleNamespace(sleep=lambda seconds: account.state.settle())
+        mocker.patch("airflow_provider_dstny.operators.conversations.time", slept)
+        sent = mocker.spy(DstnyClient, "_send")
+        with suppress(TaskDeferred):
+            operator(call, wait_for_transcript=True, deferrable=deferrable).execute(context)
+        requests = [called.args[1] for called in sent.call_args_list]
+        assert {one.patience for one in requests if one.operation == "get_transcript"} == {patience}
 
     def test_a_timeout_may_be_retried_and_a_failure_not(self, account, call, context):
         task = operator(call)

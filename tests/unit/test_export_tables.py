@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given
@@ -16,7 +16,7 @@ from airflow_provider_dstny.export.dstny_rest_tables import (
     directory_rows,
 )
 from airflow_provider_dstny.export.layout import LAYOUTS
-from airflow_provider_dstny.export.tables import Stamp, Type, day_of, json_text
+from airflow_provider_dstny.export.tables import Stamp, Type, json_text
 
 REST = LAYOUTS["dstny_rest"]
 TABLES = REST.tables
@@ -360,12 +360,6 @@ def test_times_of_a_stamp_are_utc():
     assert Stamp(there, "s", "r").synced_at.isoformat() == "2026-11-20T11:00:00+00:00"
     with pytest.raises(DstnyValidationError, match="synced_at must be a timezone-aware"):
         Stamp(datetime(2026, 11, 20), "s", "r")  # noqa: DTZ001 - what is refused
-
-
-def test_the_day_is_the_utc_day_of_the_conversation():
-    rows = conversation_rows({**DETAIL, "date": "2026-02-08T00:30:00+01:00"}, STAMP)
-    assert {day_of(row) for found in rows.values() for row in found} == {date(2026, 2, 7)}
-    assert day_of(conversation_rows({}, STAMP)["conversations"][0]) is None
 
 
 def test_tables_have_their_keys_and_no_column_like_a_partition():

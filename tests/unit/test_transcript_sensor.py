@@ -169,7 +169,7 @@ def test_a_timeout_is_the_same_in_every_mode(mode, soft_fail, context, ti, clock
 @pytest.mark.parametrize("soft_fail", [False, True])
 def test_a_revoked_token_is_the_same_in_every_mode(mode, soft_fail, context, ti, clock, account, conversation_ids):
     task = sensor(conversation_ids, soft_fail=soft_fail, **kwargs_of(mode))
-    account.app.tokens.clear()
+    account.state.tokens.clear()
     with pytest.raises(AirflowSkipException if soft_fail else AirflowFailException) as caught:
         wait_in(mode, task, context, ti, clock)
     assert account.token not in f"{caught.value} {caught.value.__cause__}"
@@ -194,7 +194,7 @@ def test_a_token_revoked_while_deferred_fails_with_the_reason(context, account, 
     task = sensor(conversation_ids, deferrable=True)
     with pytest.raises(TaskDeferred) as deferred:
         task.execute(context)
-    account.app.tokens.clear()
+    account.state.tokens.clear()
     event = run_trigger(deferred.value)
     assert event["state"] == "failed"
     with pytest.raises(AirflowFailException, match="401"):

@@ -105,13 +105,6 @@ class PostgresSlots:
             self._connection = _connect(self._url)
             return _execute(self._connection, statement, values)
 
-    def close(self) -> None:
-        """Close the connection; the next call opens another."""
-        with self._lock:
-            if self._connection is not None and self._process == os.getpid():
-                self._connection.close()
-            self._connection = None
-
 
 def _connect(url: str) -> psycopg.Connection[Any]:
     connection = psycopg.connect(
