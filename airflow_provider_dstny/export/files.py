@@ -6,7 +6,7 @@ Names follow from the logical interval and bytes from the rows, so that a repeat
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
 from functools import lru_cache
@@ -164,7 +164,7 @@ class Manifest:
 
     interval: str
     files: tuple[DataFile, ...]
-    counts: Mapping[str, int]
+    counts: dict[str, int]
     requests: int
     ledger: str
     redaction: str
