@@ -57,6 +57,8 @@ SECRETS = {
 USERS_ADDRESS = "e-mail address of a user"
 #: Of the payloads that stand in a DAG: Airflow shows all of these but numbers and signatures.
 OWNER = "owner.of.a.payload@example.com"
+#: Stands in an example, as the default of a param.
+COLLEAGUE = "nils.sund@example.com"
 PHONE = "+46 70-174 06 99"
 #: Each task meets something else that goes wrong, but for the last two, which send payloads that stand in the DAG.
 BAD_DAY = """
@@ -515,7 +517,7 @@ def test_no_secret_and_nothing_private_is_left_behind(outcome):
 
 
 def test_addresses_of_users_are_where_it_is_documented(outcome):
-    addresses, sync = outcome["needles"][USERS_ADDRESS] - {OWNER}, "dag_id=example_directory_sync"
+    addresses, sync = outcome["needles"][USERS_ADDRESS] - {OWNER, COLLEAGUE}, "dag_id=example_directory_sync"
     # With LocalExecutor, the scheduler says again what tasks log.
     others = [
         (place, b"\n".join(line for line in content.splitlines() if sync.encode() not in line))
@@ -525,7 +527,8 @@ def test_addresses_of_users_are_where_it_is_documented(outcome):
     assert search(outcome["texts"], {USERS_ADDRESS: addresses})
     assert search(others, {USERS_ADDRESS: addresses}) == []
     shown = {"rendered_task_instance_fields.rendered_fields", "serialized_dag.data"}
-    assert shown <= {place for _, place, _ in search(outcome["texts"], {USERS_ADDRESS: {OWNER}})}
+    for address in (OWNER, COLLEAGUE):
+        assert shown <= {place for _, place, _ in search(outcome["texts"], {USERS_ADDRESS: {address}})}
 
 
 def test_a_redirect_never_carries_the_token_to_another_host():
