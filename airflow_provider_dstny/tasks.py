@@ -27,6 +27,8 @@ IfExists: TypeAlias = Literal["fail", "skip", "update"]
 #: What goes on in Dstny when a task is ended from outside, where the triggerer tells it as well.
 WAITING_GOES_ON = "Dstny goes on with what is waited for; nothing there has to be stopped. A retry waits for it anew."
 RUNS_GO_ON = "Runs that were sent go on in Dstny. What was answered is saved; a retry runs the agent on what is left."
+#: In seconds. A trigger that fires while the worker is still reporting the deferral can fail the task.
+_SHORTEST_DEFERRAL = 30
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
@@ -135,16 +137,17 @@ def final_errors_fail(task: DstnyHookMixin) -> Iterator[None]:
 
 def _defer_through_pause(task: BaseOperator, error: DstnyError) -> None:
     """Defer a task until the API may be asked again, if it says when and that is not soon."""
-    from datetime import UTC, datetime, timedelta
+    from datetime import datetime, timedelta
 
     from airflow_provider_dstny.api.errors import DstnyQuotaError, DstnyRateLimitError
     from airflow_provider_dstny.api.retry import LONGEST_WAIT
+    from airflow_provider_dstny.waiting.wait import utc_now
 
     match error:
         case DstnyQuotaError(resets_at=datetime() as until):
             pass
         case DstnyRateLimitError(retry_after=float() | int() as seconds) if seconds > LONGEST_WAIT:
-            until = datetime.now(UTC) + timedelta(seconds=seconds)
+            until = utc_now() + timedelta(seconds=seconds)
         case _:
             return
     defer_until(task, until, str(error))
@@ -153,10 +156,15 @@ def _defer_through_pause(task: BaseOperator, error: DstnyError) -> None:
 def defer_until(task: BaseOperator, until: datetime, reason: str) -> None:
     """Defer a task, which then begins anew.
 
-    :param until: UTC.
+    :param until: UTC; a moment that is near or past becomes one that is safe.
     """
+    from datetime import timedelta
+
     from airflow.providers.standard.triggers.temporal import DateTimeTrigger
 
+    from airflow_provider_dstny.waiting.wait import utc_now
+
+    until = max(until, utc_now() + timedelta(seconds=_SHORTEST_DEFERRAL))
     task.log.warning("Deferred until %s UTC. %s", f"{until:%Y-%m-%d %H:%M:%S}", reason)
     task.defer(trigger=DateTimeTrigger(moment=until), method_name="execute_after_pause")
 

@@ -159,6 +159,7 @@ class Manifest:
     :param swept_until: UTC, ISO 8601, if the whole list was read: until when.
     :param listed_until: UTC, ISO 8601, until when the list was read, as a whole or its latest part.
     :param snapshot_of: the UTC day of which it has the directory, if it has: ``2026-11-20``.
+    :param file_format: of its tables; None of one that only erased.
     :param version: of this form.
     """
 
@@ -171,6 +172,7 @@ class Manifest:
     swept_until: str | None = None
     listed_until: str | None = None
     snapshot_of: str | None = None
+    file_format: Format | None = None
     version: int = _VERSION
 
     def to_json(self) -> str:

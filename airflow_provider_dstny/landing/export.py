@@ -151,7 +151,10 @@ class Export:
         # In a thread: some storages run an event loop of their own when they are looked up.
         self._lake = await asyncio.to_thread(Lake, self.path, self._name)
         with Workspace() as self._work:
+            if not plan_only:
+                self._lake.take_over()
             past = self._lake.load(self._work)
+            self._check_format(past)
             self._parts = Parts(self._lake, self._work, self._layout, self.options.redaction, self.options.interval.end)
             if not plan_only:
                 self._parts.resume(past.manifest)
@@ -180,6 +183,15 @@ class Export:
             manifest = self._commit(past, window, directory is not None, files)
             self._lake.put_together(past, self._work, since=self._oldest_kept())
             return self._outcome(manifest, planned)
+
+    def _check_format(self, past: Past) -> None:
+        """Refuse to mix: what one format has is not landed again, and queries of the other would miss it."""
+        if others := sorted(past.formats - {self.options.file_format}):
+            raise DstnyValidationError(
+                None,
+                f"{self._lake.root} has tables as {others[0]}, and format is '{self.options.file_format}': set "
+                f"format='{others[0]}', or a path of its own.",
+            )
 
     # Listing.
 
@@ -469,6 +481,7 @@ class Export:
                 listed_until=listed_until or (before.listed_until if before else None),
                 swept_until=swept_until or (before.swept_until if before else None),
                 snapshot_of=self._day if has_directory else (before.snapshot_of if before else None),
+                file_format=self.options.file_format,
             )
 
         return self._lake.commit(manifest, self._work, before)

@@ -11,7 +11,8 @@
     _dstny/partial/…                               files that are being written
 
 A run saves its answers in *parts*, a file of answers and then one of entries, which a later try finds again. Nothing
-that another interval has written is ever changed.
+that another interval has written is ever changed. Of two runs of one interval at a time the later goes on; the earlier
+notices before it writes anything else.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from secrets import token_hex
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from airflow_provider_dstny.api.errors import DstnyValidationError
+from airflow_provider_dstny.api.errors import DstnyError, DstnyValidationError
 from airflow_provider_dstny.api.reading import read_json
 from airflow_provider_dstny.api.times import utc_time
 from airflow_provider_dstny.export.files import DataFile, Manifest, json_lines
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 _HOME = "_dstny"
 _LISTING = "listing.jsonl"
+_OWNER = "owner"
 _PART = re.compile(r"(\d{5,})-(read|listed|gone)\.jsonl")
 #: So many ledgers are read one by one before they are put together.
 _LEDGERS = 24
@@ -80,12 +82,14 @@ class Past:
     :param manifest: of this interval, if it was committed before.
     :param swept_until: UTC, until when the whole list was read the last time.
     :param snapshots_of: the days of which the directory was landed.
+    :param formats: of the tables that other intervals have landed.
     """
 
     manifest: Manifest | None = None
     swept_until: datetime | None = None
     listed_until: datetime | None = None
     snapshots_of: set[str] = field(default_factory=set)
+    formats: set[str] = field(default_factory=set)
     #: Manifests that were read, by name, with what tells one version of a file from another.
     covered: dict[str, str] = field(default_factory=dict)
     snapshots: list[str] = field(default_factory=list)
@@ -115,6 +119,16 @@ class Lake:
         self._raw = f"raw/conversations/{interval}"
         self._unfinished = f"{_HOME}/unfinished/{interval}"
         self._manifest = f"{_HOME}/manifests/{interval}.json"
+        self._token: bytes | None = None
+
+    def take_over(self) -> None:
+        """Make the interval this run's own, before anything of it is read.
+
+        From then on, each method that writes raises :class:`~airflow_provider_dstny.api.errors.DstnyError` if another
+        run has taken it over since.
+        """
+        self._token = token_hex(6).encode()
+        self._write(f"{self._unfinished}/{_OWNER}", [self._token])
 
     @property
     def manifest_path(self) -> str:
@@ -148,6 +162,7 @@ class Lake:
             head: dict[str, Any] = next(lines, {})
             past.covered |= head.get("covers", {})
             past.take_in(head.get("swept_until"), head.get("listed_until"), head.get("snapshots_of", ()))
+            past.formats.update(head.get("formats", ()))
             self._take_ledger(path, lines, workspace)
         stamps = self._stamps(f"{_HOME}/manifests")
         for name, stamp in stamps.items():
@@ -161,6 +176,8 @@ class Lake:
             past.ledgers_read += 1
             if f"{_HOME}/manifests/{name}" == self._manifest:
                 past.manifest = manifest
+            elif manifest.file_format is not None:
+                past.formats.add(manifest.file_format)
         past.covered = stamps
         return past
 
@@ -199,6 +216,7 @@ class Lake:
 
     def save_listing(self, lines: Iterable[Any]) -> None:
         """Save what a try has read of the list."""
+        self._check_owner()
         self._write(f"{self._unfinished}/{_LISTING}", json_lines(lines))
 
     def has(self, path: str) -> bool:
@@ -214,6 +232,7 @@ class Lake:
 
     def save(self, part: Part, answers: Sequence[Any], notes: Sequence[Mapping[str, Any]]) -> DataFile | None:
         """Save answers, and then the notes that make them count; describe the file of answers if there is one."""
+        self._check_owner()
         file = self.rewrite(part, answers)
         self._write(f"{self._unfinished}/{part.name}", json_lines(notes))
         return file
@@ -245,6 +264,7 @@ class Lake:
 
     def announce(self, paths: Sequence[str]) -> None:
         """Say which curated files are about to be written, so that a later try can remove what it does not want."""
+        self._check_owner()
         # What an earlier try announced may be there, whatever this one is going to write.
         self._write(f"{self._unfinished}/files.json", [json.dumps(sorted({*self.announced(), *paths})).encode()])
 
@@ -257,6 +277,7 @@ class Lake:
 
     def put(self, path: str, table: str, rows: int, local: BinaryIO) -> DataFile:
         """Write what stands in a local file, and describe it."""
+        self._check_owner()
         size = local.seek(0, 2)
         digest = self._copy(path, local)
         return DataFile(path, table, rows, digest, size)
@@ -271,6 +292,7 @@ class Lake:
             local.writelines(json_lines(self._all_changes(workspace, before)))
             ledger = f"{_HOME}/ledger/{self.interval}-{digest_of(local)[:16]}.jsonl"
             self._copy(ledger, local)
+        self._check_owner()
         made = manifest(ledger)
         kept = {file.path for file in made.files}
         # Nothing refers to what was announced and not committed.
@@ -303,6 +325,7 @@ class Lake:
             "swept_until": past.swept_until.isoformat() if past.swept_until else None,
             "listed_until": past.listed_until.isoformat() if past.listed_until else None,
             "snapshots_of": sorted(past.snapshots_of)[-7:],
+            "formats": sorted(past.formats),
         }
         rows = (
             {"id": conversation_id, **entry.to_json()}
@@ -323,6 +346,20 @@ class Lake:
         yield from workspace.changes()
         if before is not None:
             yield from (row for row in self._lines(before.ledger) if not workspace.has_changed(row["id"]))
+
+    def _check_owner(self) -> None:
+        if self._token is None:
+            return
+        try:
+            owner = read_bytes(self.root / self._unfinished / _OWNER)
+        except FileNotFoundError:
+            owner = b""
+        if owner != self._token:
+            raise DstnyError(
+                f"Another task lands the interval {self.interval} in {self.root} too, so this one ends. Let them "
+                "follow each other: max_active_runs=1 for runs, max_active_tis_per_dag=1 in .partial() for mapped "
+                "tasks. A retry goes on where the interval then is."
+            )
 
     # Files.
 

@@ -292,10 +292,12 @@ class DstnyUploadCallsOperator(MaskedPayloadListMixin, DstnyHookMixin, BaseOpera
 
         if isinstance(self.calls, MaskedRows):
             return lambda: self.calls.fields
-        path = self.calls_path
-        if self.calls is None and path is not None:
-            return lambda: iter_rows(str(path))
-        raise DstnyValidationError(None, _NOT_CALLS)
+        if self.calls is not None:
+            raise DstnyValidationError(None, _NOT_CALLS)
+        if self.calls_path is None:
+            raise DstnyValidationError(None, "The task that gives calls_path, or calls, gave nothing.")
+        path = str(self.calls_path)
+        return lambda: iter_rows(path)
 
     def _refuse_bad_rows(self, calls: CheckedCalls) -> None:
         if len(calls.bad) > self.max_failures:

@@ -49,8 +49,8 @@ class DstnyToObjectStorageOperator(DstnyHookMixin, BaseOperator):
     Names follow from the data interval, so that a retry overwrites its own files and nothing else, and goes on where a
     killed try has ended. Repeating an interval that is committed reads only what is due. A conversation that changes,
     or gets its transcript later, is landed again by that later run: of its rows those with the latest
-    ``_dstny_synced_at`` count, and ``deleted`` ones are gone. Let runs on one ``path`` follow each other: what two of
-    them read at the same time is landed twice.
+    ``_dstny_synced_at`` count, and ``deleted`` ones are gone. Let runs on one ``path`` follow each other: what two
+    intervals read at the same time is landed twice, and of two tasks on one interval the earlier ends with an error.
 
     XCom: ``{"manifest": path, "interval", "requests", "rows": {table: rows of the interval}, "listed", "read",
     "complete", "pending", "no_transcript", "gone", "left", "failed", "about_to_be_lost"}``; of a dry run
@@ -61,7 +61,7 @@ class DstnyToObjectStorageOperator(DstnyHookMixin, BaseOperator):
     :param conversation_ids: read these and list nothing (templated), where something else tells what is complete, such
         as webhooks. Not with API v2, which shows no single conversation.
     :param tables: which tables to fill; as default all that the API has.
-    :param format: ``jsonl``, or ``parquet`` with the extra of that name.
+    :param format: ``jsonl``, or ``parquet`` with the extra of that name. A lake has one; a run of another is refused.
     :param lookback: how far before its interval a run looks for what arrived late, was changed or deleted.
     :param sweep_every: after how long a run looks at the 30 days that the API lists.
     :param give_up_after: since a conversation was first listed; then it counts as having no transcript.
@@ -79,7 +79,8 @@ class DstnyToObjectStorageOperator(DstnyHookMixin, BaseOperator):
     :param concurrency: how many conversations are read at a time.
     :param dstny_conn_id: a connection of type ``dstny_rest``, ``dstny`` or ``tellcasey``.
     :param deferrable: spend a long pause that the API demands in the triggerer.
-    :param max_active_tis_per_dag: as in Airflow; 1, because runs on one path should follow each other.
+    :param max_active_tis_per_dag: as in Airflow; 1, because runs on one path should follow each other. Mapped tasks
+        need it in ``.partial()``: of two at a time on one interval, one ends with an error that says so.
     """
 
     template_fields: Sequence[str] = ("path", "conversation_ids", "dry_run", "dstny_conn_id")
@@ -121,6 +122,8 @@ class DstnyToObjectStorageOperator(DstnyHookMixin, BaseOperator):
                 raise ValueError(f"{name} must be a timedelta that is not negative.")
         self.path = path
         self.conversation_ids = conversation_ids
+        # A task that gives nothing must not become a run that lists everything.
+        self._lists = conversation_ids is None
         self.tables = tables
         self.format = format
         self.lookback = lookback
@@ -146,9 +149,7 @@ class DstnyToObjectStorageOperator(DstnyHookMixin, BaseOperator):
             self.log.info("What a run would read, lists not counted:\n%s", plan_table(outcome))
             return planned(outcome)
         if self.on_quota == "defer" and outcome.resets_at is not None:
-            # Not at once: midnight may be seconds away, and a trigger that fires so soon can fail the task.
-            later = outcome.resets_at + timedelta(seconds=30)
-            defer_until(self, later, f"{outcome.counts['left']} conversations are left to read.")
+            defer_until(self, outcome.resets_at, f"{outcome.counts['left']} conversations are left to read.")
         if len(outcome.failures) > self.max_failures:
             raise partial_failure(
                 f"{len(outcome.failures)} conversations could not be read; max_failures is {self.max_failures}. What "
@@ -196,13 +197,15 @@ class DstnyToObjectStorageOperator(DstnyHookMixin, BaseOperator):
                 raise DstnyValidationError(None, f"{name} must not be negative.")
         check_boolean("wait_for_delivery", self.wait_for_delivery)
         layout = LAYOUTS[client.name]
+        if isinstance(self.tables, str):
+            raise DstnyValidationError(None, "tables must be a list of names.")
         tables = frozenset(layout.tables if self.tables is None else self.tables)
         if unknown := sorted(tables - set(layout.tables)):
             raise DstnyValidationError(
                 None, f"tables has {', '.join(unknown)}; {client.name} has {', '.join(layout.tables)}."
             )
         ids = None
-        if self.conversation_ids is not None:
+        if not self._lists:
             if client.name == "dstny":
                 raise DstnyValidationError(None, "conversation_ids: API v2 shows no single conversation; leave it out.")
             ids = tuple(unique_ids(self.conversation_ids, "conversation_ids"))

@@ -344,6 +344,17 @@ def test_a_long_pause_is_spent_in_the_triggerer_and_nothing_is_sent_twice(accoun
     assert list(account.state.calls) == [conversation_id]
 
 
+@pytest.mark.parametrize("seconds", [0, 2])
+def test_a_quota_that_is_over_soon_is_waited_for_as_long_as_is_safe(account, call, context, seconds):
+    fault = Fault("status", "create_call_conversation", status=429, retry_after=seconds, message="Daily quota exceeded")
+    account.books.inject(fault)
+    before = datetime.now(UTC)
+    with pytest.raises(TaskDeferred) as deferred:
+        operator(call, deferrable=True).execute(context)
+    wait = deferred.value.trigger.moment - before
+    assert wait >= timedelta(seconds=30), "a trigger that fires at once can fail the task"
+
+
 def test_a_long_pause_ends_the_try_of_a_task_that_may_not_defer(account, call, context):
     account.books.inject(Fault("status", "create_call_conversation", status=429, retry_after=600))
     with pytest.raises(DstnyRateLimitError, match="600"):

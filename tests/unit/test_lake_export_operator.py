@@ -146,6 +146,7 @@ class TestArguments:
             pytest.param({"dry_run": "{{ params.dry_run }}"}, "dry_run"),
             ({"wait_for_delivery": "yes"}, "wait_for_delivery"),
             ({"tables": ["conversations", "calls", "messages"]}, "tables has calls, messages; dstny_rest has conv"),
+            ({"tables": "conversations"}, "tables must be a list of names"),
             ({"redaction": {"drop": ["id"]}}, "id of a conversation"),
             ({"redaction": {"hash": ["user.email"]}}, "salt"),
             ({"redaction": {"hash": ["user.email"], "salt": "short"}}, "salt"),
@@ -214,6 +215,16 @@ class TestTemplates:
         task.render_template_fields(context)
         assert task.execute(context)["read"] == 2
         assert sorted(read_ids(account)) == sorted(wanted)
+
+    def test_a_task_that_gives_no_list_of_conversations_does_not_have_all_of_them_read(self, account, lake):
+        dag = dag_of(path=str(lake), conversation_ids="{{ params.wanted }}")
+        dag.render_template_as_native_obj = True
+        task = dag.get_task("export")
+        context = context_of(account, params={"wanted": None})
+        task.render_template_fields(context)
+        with pytest.raises(AirflowFailException, match="conversation_ids must be an id or a list of ids, not NoneType"):
+            task.execute(context)
+        assert account.books.entries == []
 
     def test_a_path_may_be_an_object(self, account, lake):
         dag = dag_of(path=ObjectStoragePath(f"file://{lake}") / "{{ params.name }}")
@@ -418,16 +429,14 @@ def deferred(account, lake, **kwargs):
 
 
 def next_day(account):
-    # And a little later, so that no trigger fires at once.
-    return datetime.combine(moment_of(account).date() + timedelta(days=1), datetime.min.time(), UTC) + timedelta(
-        seconds=30
-    )
+    return datetime.combine(moment_of(account).date() + timedelta(days=1), datetime.min.time(), UTC)
 
 
 class TestQuota:
     @pytest.fixture
-    def account(self, account, connect):
+    def account(self, account, connect, clock, moved_clock):
         connect(account, daily_conversation_quota=5)
+        moved_clock(clock)
         return account
 
     def test_what_the_connection_allows_is_kept_and_the_rest_is_left(self, account, lake):
@@ -451,6 +460,10 @@ class TestQuota:
         assert len(read_ids(account)) == len(set(read_ids(account))) == 12
         assert len(list(lake.glob("_dstny/manifests/*"))) == 1
         assert all(row["transcript_shape"] for row in rows(lake, "conversations"))
+
+    def test_a_task_that_defers_seconds_before_midnight_waits_a_little_longer(self, account, lake, clock):
+        clock.now = next_day(account).timestamp() - 2
+        assert deferred(account, lake) == moment_of(account) + timedelta(seconds=30)
 
     def test_what_others_have_used_is_found_out(self, account, lake, clock, connect):
         with Simulator(

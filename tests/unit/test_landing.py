@@ -199,7 +199,7 @@ def test_a_repeated_interval_can_have_another_format_and_other_tables(tmp_path, 
 def test_what_a_retry_of_an_older_interval_finds_is_what_counts(tmp_path):
     account = Account()
     account.add("a", has_transcript=False)
-    killed(account, tmp_path, hour(0), 1)
+    killed(account, tmp_path, hour(0), 2)
     run(account, tmp_path, hour(1))
     account.change("a", has_transcript=True, title="second")
     account.now += 3 * HOUR
@@ -213,7 +213,7 @@ def test_what_a_retry_of_an_older_interval_finds_is_what_counts(tmp_path):
 def test_a_deletion_that_a_retry_of_an_older_interval_finds_is_what_counts(tmp_path):
     account = Account()
     account.add("a")
-    killed(account, tmp_path, hour(0), 1)
+    killed(account, tmp_path, hour(0), 2)
     run(account, tmp_path, hour(1))
     account.delete("a")
     account.now += 30 * HOUR
@@ -562,7 +562,7 @@ def test_a_stricter_redaction_holds_for_what_an_earlier_try_has_saved(tmp_path, 
     if committed:
         run(account, tmp_path, hour(0))
     else:
-        killed(account, tmp_path, hour(0), 4)
+        killed(account, tmp_path, hour(0), 5)
     run(account, tmp_path, hour(0), redaction=Redaction(drop=["participants.email", "transcript", "insights"]))
     assert not any(b"jane@example.com" in content for content in files_of(tmp_path).values())
     assert not any(SECRET.encode() in content for content in curated(tmp_path).values())
@@ -571,7 +571,7 @@ def test_a_stricter_redaction_holds_for_what_an_earlier_try_has_saved(tmp_path, 
 def test_hashed_ids_survive_a_kill_a_repetition_and_a_newer_version_within_one_interval(tmp_path):
     account, given = Account(), {"redaction": Redaction(hash=["id"], salt=SALT), "tables": CONVERSATION_TABLES}
     account.add("a", "b")
-    killed(account, tmp_path, hour(0), 4, **given)
+    killed(account, tmp_path, hour(0), 5, **given)
     run(account, tmp_path, hour(0), **given)
     assert len(account.reads) == 2
     before = curated(tmp_path)
@@ -603,7 +603,7 @@ def test_nothing_that_was_said_is_told_anywhere(tmp_path, caplog, monkeypatch):
     account = Account()
     account.add("a", "b", "c", "d", title=SECRET)
     account.change("b", error=DstnyServerError(500, "get_conversation: Simulated fault."))
-    killed(account, tmp_path, hour(0), 3)
+    killed(account, tmp_path, hour(0), 4)
     told = everything_told(caplog, tmp_path)
     outcome = run(account, tmp_path, hour(0), daily_quota=3)
     account.delete("a")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_dstny.api.errors import DstnyValidationError
+from airflow_provider_dstny.api.errors import DstnyError, DstnyValidationError
 from airflow_provider_dstny.landing import export as export_module
 from airflow_provider_dstny.landing import lake as lake_module
 from airflow_provider_dstny.landing.lake import Lake
@@ -172,11 +172,9 @@ def test_a_kill_while_a_committed_interval_is_repeated_leaves_no_stray_files(beg
 
 
 def test_a_kill_while_the_format_is_switched_leaves_no_stray_files(begun, tmp_path):
-    account, root = begun
-    run(account, root, hour(1))
     problems = []
-    for what, its_account, here, whole in each_kill((account, root), tmp_path, hour(1), step=2, file_format="parquet"):
-        run(its_account, here, hour(1), file_format="parquet")
+    for what, account, here, whole in each_kill(begun, tmp_path, hour(0), step=2, file_format="parquet"):
+        run(account, here, hour(0), file_format="parquet")
         if curated(here) != curated(whole):
             problems.append(f"{what}: {sorted(curated(here).keys() ^ curated(whole).keys())}")
         if left := strays(here):
@@ -218,8 +216,8 @@ def test_without_a_retry_what_manifests_name_is_landed_once(begun, tmp_path):
 
 def test_a_retry_in_another_format_removes_what_the_killed_try_has_written(begun, tmp_path):
     problems = []
-    for what, account, here, _ in each_kill(begun, tmp_path, hour(1), step=4):
-        run(account, here, hour(1), file_format="parquet", tables=TABLES - {"insights"})
+    for what, account, here, _ in each_kill(begun, tmp_path, hour(0), step=4):
+        run(account, here, hour(0), file_format="parquet", tables=TABLES - {"insights"})
         if left := strays(here):
             problems.append(f"{what}: strays {left}")
     assert problems == []
@@ -228,7 +226,7 @@ def test_a_retry_in_another_format_removes_what_the_killed_try_has_written(begun
 def test_two_kills_in_a_row_are_gone_on_from(begun, tmp_path):
     problems = []
     for what, account, here, whole in each_kill(begun, tmp_path, hour(1), step=4):
-        for at in (2, 6):
+        for at in (3, 7):
             killed_run(account, here, hour(1), Killer(at))
         run(account, here, hour(1))
         if curated(here) != curated(whole) or strays(here):
@@ -239,7 +237,7 @@ def test_two_kills_in_a_row_are_gone_on_from(begun, tmp_path):
 def test_a_retry_after_a_kill_goes_on_with_what_was_saved(tmp_path):
     account = Account()
     account.add("a", "b", "c")
-    assert killed_run(account, tmp_path, hour(0), Killer(3, after=True))
+    assert killed_run(account, tmp_path, hour(0), Killer(4, after=True))
     run(account, tmp_path, hour(0))
     assert sorted(account.reads) == ["a", "b", "c"]
 
@@ -248,7 +246,7 @@ def test_a_retry_after_a_kill_goes_on_with_what_was_saved(tmp_path):
 def test_a_retry_lists_again_what_was_listed_long_ago(tmp_path, minutes, lists):
     account = Account()
     account.add("a", "b", "c")
-    assert killed_run(account, tmp_path, hour(0), Killer(2))
+    assert killed_run(account, tmp_path, hour(0), Killer(3))
     account.add("after")
     account.now += timedelta(minutes=minutes)
     run(account, tmp_path, hour(0))
@@ -264,7 +262,7 @@ def test_a_retry_lists_again_if_it_looks_back_further(tmp_path):
     account.add("a")
     account.add("old", at=NOON - 5 * DAY)
     run(account, tmp_path, hour(-100))
-    assert killed_run(account, tmp_path, hour(-30), Killer(2))
+    assert killed_run(account, tmp_path, hour(-30), Killer(3))
     account.lists = 0
     run(account, tmp_path, hour(-30), lookback=6 * DAY)
     assert account.lists == 1
@@ -273,7 +271,7 @@ def test_a_retry_lists_again_if_it_looks_back_further(tmp_path):
 def test_a_list_that_was_cut_off_or_changed_is_read_again(tmp_path):
     account = Account()
     account.add("a")
-    assert killed_run(account, tmp_path, hour(0), Killer(2))
+    assert killed_run(account, tmp_path, hour(0), Killer(3))
     (listing,) = tmp_path.rglob("listing.jsonl")
     whole = listing.read_text()
     for broken in ("", "{}", "[]", whole[:-9], whole.replace('"id"', '"di"'), "null\n" + whole):
@@ -289,7 +287,7 @@ def test_a_retry_lands_what_an_earlier_try_was_not_going_to_read(tmp_path):
     account = Account()
     account.add("a", "b", "c")
     # The rows of the list that the quota leaves are landed before the first conversation is read.
-    killer = Killer(4)
+    killer = Killer(5)
     assert killed_run(account, tmp_path, hour(0), killer, daily_quota=1)
     account.delete("b")
     account.delete("c")
@@ -315,12 +313,59 @@ def test_curated_files_of_a_killed_try_do_not_outlive_a_retry_that_lands_less(tm
 
 def test_a_directory_that_was_not_committed_is_not_left_beside_another_of_the_day(tmp_path):
     account = Account()
-    assert killed_run(account, tmp_path, hour(0), Killer(3, after=True), tables=frozenset({"users"}))
+    assert killed_run(account, tmp_path, hour(0), Killer(4, after=True), tables=frozenset({"users"}))
     run(account, tmp_path, hour(1), tables=frozenset({"users"}))
     run(account, tmp_path, hour(0), tables=frozenset({"users"}))
     assert [name for name in curated(tmp_path) if name.startswith("users/")] == [
         "users/date=2026-11-20/20261120T120000Z-20261120T130000Z.jsonl"
     ]
+
+
+# Two runs of one interval at a time.
+
+
+@pytest.mark.parametrize("at", ["a", "b"])
+def test_of_two_runs_of_an_interval_the_later_goes_on_and_the_earlier_says_so(tmp_path, at):
+    account = Account()
+    account.add("a", "b", "c", "d")
+
+    def meanwhile(conversation_id):
+        if conversation_id == at:
+            account.before_read = None
+            other = threading.Thread(
+                target=run, args=(account, tmp_path, hour(0)), kwargs={"conversation_ids": ("c", "d")}
+            )
+            other.start()
+            other.join()
+
+    account.before_read = meanwhile
+    with pytest.raises(DstnyError, match=r"Another task lands the interval .* max_active_tis_per_dag=1"):
+        run(account, tmp_path, hour(0), conversation_ids=("a", "b"), concurrency=1)
+    assert sorted(latest(tmp_path)) == ["c", "d"]
+    assert strays(tmp_path) == []
+    run(account, tmp_path, hour(0), conversation_ids=("a", "b"))
+    assert sorted(latest(tmp_path)) == ["a", "b", "c", "d"]
+    assert doubled(tmp_path) == []
+    assert_tidy(tmp_path)
+
+
+def test_a_run_that_was_overtaken_between_its_last_answer_and_its_commit_commits_nothing(tmp_path, mocker):
+    account = Account()
+    account.add("a", "b")
+    write_tables = export_module.Curated.write_tables
+
+    def overtaken(self):
+        mocker.stop(patched)
+        Lake(f"file://{tmp_path}", self._lake.interval).take_over()
+        return write_tables(self)
+
+    patched = mocker.patch.object(export_module.Curated, "write_tables", overtaken)
+    with pytest.raises(DstnyError, match="Another task lands the interval"):
+        run(account, tmp_path, hour(0))
+    assert latest(tmp_path) == {}
+    run(account, tmp_path, hour(0))
+    assert sorted(latest(tmp_path)) == sorted(account.reads) == ["a", "b"]
+    assert_tidy(tmp_path)
 
 
 # Snapshots, and files that are gone or broken.
@@ -345,6 +390,22 @@ def test_ledgers_are_put_together_and_can_be_made_anew_from_manifests(tmp_path):
     run(account, tmp_path, hour(30))
     assert len(account.reads) == 30
     assert_tidy(tmp_path)
+
+
+def test_another_format_is_refused_before_anything_is_listed_or_landed(tmp_path, monkeypatch):
+    monkeypatch.setattr(lake_module, "_LEDGERS", 1)
+    account = Account()
+    account.add("a")
+    # The first run's manifest is read, then a snapshot of it.
+    for number in range(3):
+        run(account, tmp_path, hour(number))
+        before, lists = files_of(tmp_path), account.lists
+        with pytest.raises(DstnyValidationError, match="has tables as jsonl, and format is 'parquet': set format='jso"):
+            run(account, tmp_path, hour(number + 1), file_format="parquet")
+        (owner,) = files_of(tmp_path).keys() - before.keys()
+        assert owner.endswith("/owner")
+        assert account.lists == lists
+    assert [*(tmp_path / "_dstny" / "snapshots").iterdir()]
 
 
 def test_putting_together_is_idempotent(tmp_path, monkeypatch):
