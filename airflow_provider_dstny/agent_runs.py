@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 from airflow_provider_dstny.api.dstny import DstnyClient
-from airflow_provider_dstny.api.errors import DstnyError, DstnyResponseError
+from airflow_provider_dstny.api.errors import DstnyError, DstnyResponseError, DstnyValidationError
 from airflow_provider_dstny.api.models.agents import AgentRun
 from airflow_provider_dstny.api.times import iso_time, utc_time
-from airflow_provider_dstny.progress import Progress
+from airflow_provider_dstny.progress import Progress, together
 from airflow_provider_dstny.storage import read_jsonl, write_jsonl
 
 #: Results that are written together, so that a killed process loses no more.
@@ -59,11 +59,14 @@ class RoundOutcome:
 class ResultsFile:
     """The rows of ``output_path``. Those that a round does not make anew stay. Blocking, to be used in a thread.
 
-    :param path: None where results are dropped.
-    :raises DstnyValidationError: the path is no file of rows.
+    :param path: a ``.jsonl`` file in object storage; None where results are dropped.
+    :raises DstnyValidationError: it has another ending, or is no file of rows.
     """
 
     def __init__(self, path: str | None) -> None:
+        # A retry reads it back by its ending, as CSV what was written as JSON Lines: the runs in it would be lost.
+        if path is not None and not path.lower().endswith(".jsonl"):
+            raise DstnyValidationError(None, f"output_path must end in .jsonl, and {path!r} does not.")
         self.path = path
         self.rows: list[Any] = read_jsonl(path) if path else []
         self._lock = threading.Lock()
@@ -179,7 +182,7 @@ class AgentRound:
         await asyncio.to_thread(file.write, {})
         try:
             with progress:
-                await asyncio.gather(*(work() for _ in range(min(self.concurrency, len(left)))))
+                await together(work, min(self.concurrency, len(left)))
         finally:
             # Also when a triggerer is shut down: what is written is not run again.
             await asyncio.to_thread(file.write, dict(made))
@@ -201,6 +204,6 @@ class AgentRound:
     async def _write_batch(self, file: ResultsFile, made: Mapping[str, Row]) -> None:
         try:
             await asyncio.to_thread(file.write, dict(made))
-        except OSError as error:
-            # The last write tells; until then the results are held.
+        except Exception as error:
+            # Storages have errors of their own. The last write tells; until then the results are held.
             _log.warning("%d results could not be written yet: %s", len(made), error)

@@ -39,9 +39,7 @@ class MaskedFields:
 
     def __init__(self, fields: Mapping[str, Any], is_field: Callable[[str], bool]) -> None:
         genuine = [name for name in fields if isinstance(name, str) and is_field(name)]
-        # A text without a template is left alone: rendered to a native object, a phone number becomes a number.
-        templates = [name for name in genuine if not is_plain(fields[name])]
-        self.__dict__.update(fields=dict(fields), given=fields, genuine=frozenset(genuine), template_fields=templates)
+        self.__dict__.update(fields=dict(fields), given=fields, genuine=frozenset(genuine), template_fields=genuine)
 
     def __getattr__(self, name: str) -> Any:
         if name in self.__dict__.get("genuine", ()):
@@ -113,7 +111,23 @@ class MaskedPayload:
         return isinstance(value, MaskedFields) or hasattr(value, "resolve")
 
 
-class MaskedFieldsMixin(_Operator):
+class PlainTextMixin(_Operator):
+    """Leaves a text without a template alone, at any depth: rendered to a native object, "1.10" becomes 1.1."""
+
+    def render_template(
+        self,
+        content: Any,
+        context: Context,
+        jinja_env: Environment | None = None,
+        seen_oids: set[int] | None = None,
+    ) -> Any:
+        # A text may also be the path of a template.
+        if is_plain(content) and not content.endswith(tuple(self.template_ext)):
+            return content
+        return super().render_template(content, context, jinja_env, seen_oids)
+
+
+class MaskedFieldsMixin(PlainTextMixin):
     """Renders :class:`MaskedFields`: a phone number stays text where native rendering makes a number of it."""
 
     def _do_render_template_fields(
@@ -275,4 +289,4 @@ def _is_template(value: object) -> bool:
 
 def is_plain(value: object) -> bool:
     """Tell whether something is a text without a template."""
-    return isinstance(value, str) and "{{" not in value and "{%" not in value
+    return isinstance(value, str) and not any(opening in value for opening in ("{{", "{%", "{#"))

@@ -41,4 +41,7 @@ def shown(name: object, value: Any) -> Any:
         # The query may be a signature, what stands before the host a password.
         public = re.fullmatch(r"(https?://)(?:[^\s/?#;@]*@)?([^\s?#;@]+)(.*)", str(value), re.DOTALL)
         value = public[1] + public[2] + ("?***" if public[3] else "") if public else "***"
-    return _PHONE_NUMBER.sub("***", value) if isinstance(value, str) else value
+    # A phone number may be a number; any other number stays one.
+    text = str(value)
+    masked = _PHONE_NUMBER.sub("***", text)
+    return value if masked == text else masked

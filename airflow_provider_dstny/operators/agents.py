@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, BaseOperator, conf
 
+from airflow_provider_dstny.masking import PlainTextMixin
 from airflow_provider_dstny.tasks import (
     RUNS_GO_ON,
     ConversationLinkMixin,
@@ -129,8 +130,8 @@ class DstnyRunAgentOperator(ConversationLinkMixin, BaseOperator):
         check_integer("concurrency", self.concurrency)
         check_positive("concurrency", self.concurrency, up_to=100)
         check_integer("max_failures", self.max_failures)
-        if self.max_failures < 0 or (self.output_path is not None and not str(self.output_path).strip()):
-            raise DstnyValidationError(None, "max_failures must not be negative, and output_path not empty.")
+        if self.max_failures < 0:
+            raise DstnyValidationError(None, "max_failures must not be negative.")
         return AgentRound(
             agent_id=_agent_id(self.agent_id),
             conversation_ids=unique_ids(self.conversation_ids, "conversation_ids"),
@@ -183,7 +184,7 @@ class DstnyRunAgentOperator(ConversationLinkMixin, BaseOperator):
         }
 
 
-class DstnyCreateAgentOperator(DstnyHookMixin, BaseOperator):
+class DstnyCreateAgentOperator(PlainTextMixin, DstnyHookMixin, BaseOperator):
     """Creates an AI agent. XCom: its id.
 
     A wrong field fails the task at once and nothing is sent. On Airflow 3.3 and later a retry re-attaches to the agent
@@ -232,7 +233,7 @@ class DstnyCreateAgentOperator(DstnyHookMixin, BaseOperator):
         return agent_id
 
 
-class DstnyUpdateAgentOperator(DstnyHookMixin, BaseOperator):
+class DstnyUpdateAgentOperator(PlainTextMixin, DstnyHookMixin, BaseOperator):
     """Replaces the definition of an AI agent. XCom: its id. What is left out may fall back to the API's defaults.
 
     :param agent_id: the agent (templated).

@@ -369,3 +369,10 @@ def test_a_phone_number_stays_text_where_templates_render_to_native_types():
         copied = dag.get_task("sync").prepare_for_execution()
         copied.render_template_fields({"params": {"phone": phone, "passive": True}})
         assert copied.users.fields == [{**row, "mobile_number": phone, "is_passive": True}]
+
+
+def test_a_plain_text_stays_text_at_any_depth_where_templates_render_to_native_types():
+    row = {"email": "nina@example.com", "settings": {"callback": PHONE, "pins": ["1_000", "{{ params.pin }}"]}}
+    task = dag_with(users=[row], render_template_as_native_obj=True).get_task("sync")
+    task.render_template_fields({"params": {"pin": 7}})
+    assert task.users.fields == [{**row, "settings": {"callback": PHONE, "pins": ["1_000", 7]}}]

@@ -98,10 +98,17 @@ def test_a_call_that_renders_to_other_text_is_refused_and_not_shown(text):
         ("call_title", f"Call with {PHONE}", "Call with ***"),
         ("call_recording_url", f"https://h/{PHONE}.mp3", "https://h/***.mp3"),
         (7, None, None),
+        ("participant_external_id", 46701740605, "***"),
+        ("participant_external_id", 46701740605.0, "***"),
     ],
 )
 def test_what_is_shown_of_a_field(name, value, seen):
     assert shown(name, value) == seen
+
+
+@pytest.mark.parametrize("value", [0, 90, -1, 123456, 90.5, True, False])
+def test_an_ordinary_number_is_shown_as_it_is(value):
+    assert shown("call_duration", value) is value
 
 
 @pytest.mark.parametrize(
@@ -154,6 +161,29 @@ def test_with_native_objects_a_literal_phone_number_stays_text(private_call):
     task.dag.render_template_as_native_obj = True
     task.render_template_fields({"params": {"title": "x"}})
     assert task.call.fields["owner_phone_number"] == PHONE
+
+
+def test_a_phone_number_that_is_a_number_is_private(private_call):
+    dag = dag_with({**private_call, "participant_external_id": int(PHONE[1:])})
+    assert_private(json.dumps(DagSerialization.to_dict(dag)))
+    task = dag.get_task("create")
+    task.render_template_fields({"params": {"title": "x"}})
+    assert_private(json.dumps(_serialize_rendered_fields(task)))
+    assert task.call.fields["participant_external_id"] == int(PHONE[1:])
+
+
+def test_a_template_in_a_file_and_one_of_a_comment_are_rendered(private_call, tmp_path):
+    class FromFile(DstnyCreateCallConversationOperator):
+        template_ext = (".j2",)
+
+    (tmp_path / "title.j2").write_text("About {{ params.title }}")
+    with DAG("d", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC), template_searchpath=str(tmp_path)):
+        task = FromFile(
+            task_id="create", call={**private_call, "call_title": "title.j2", "owner_email": "{# whose #}a@b.se"}
+        )
+    task.render_template_fields({"params": {"title": "x"}})
+    assert task.call.fields["call_title"] == "About x"
+    assert task.call.fields["owner_email"] == "a@b.se"
 
 
 def test_what_is_no_field_is_not_shown_by_name(call):

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, TaskDeferred
+from airflow.sdk import DAG, task
 
 from airflow_provider_dstny import agent_runs
 from airflow_provider_dstny.api.dstny import DstnyClient
@@ -93,6 +96,10 @@ def test_what_cannot_work_is_refused_before_anything_is_sent(account, ids):
         ({"max_failures": -1}, "max_failures"),
         ({"concurrency": 0}, "concurrency"),
         ({"output_path": " "}, "output_path"),
+        ({"output_path": ""}, "output_path"),
+        ({"output_path": "/tmp/answers.csv"}, "output_path must end in .jsonl"),
+        ({"output_path": "/tmp/answers.json"}, "output_path must end in .jsonl"),
+        ({"output_path": "None"}, "and 'None' does not"),
     ):
         with pytest.raises(AirflowFailException, match=field):
             operator(**{"ids": ids, **wrong}).execute({})
@@ -137,7 +144,9 @@ def test_what_meets_all_ends_the_round_and_what_was_found_is_written(account, id
 def test_a_path_that_cannot_be_written_is_refused_before_the_agent_runs(account, ids, tmp_path):
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"a": 1}\nhalf{')
-    for path in (broken, tmp_path, "foo://bucket/results.jsonl"):
+    folder = tmp_path / "folder.jsonl"
+    folder.mkdir()
+    for path in (broken, folder, "foo://bucket/results.jsonl"):
         with pytest.raises(AirflowFailException):
             operator(ids, output_path=str(path)).execute({})
     assert account.books.count("run_agent") == 0
@@ -183,19 +192,48 @@ def test_a_path_that_cannot_be_written_costs_no_run(account, ids):
     assert account.books.count("run_agent") == 0
 
 
-def test_a_batch_that_cannot_be_written_is_written_later(account, ids, tmp_path, mocker):
+class StorageError(Exception):
+    """What botocore, gcsfs and Azure raise is no OSError."""
+
+
+@pytest.mark.parametrize("kind", [OSError, StorageError])
+def test_a_batch_that_cannot_be_written_is_written_later(account, ids, tmp_path, mocker, kind):
     path = tmp_path / "results.jsonl"
     mocker.patch.object(agent_runs, "_BATCH", 1)
     true_write, broken = agent_runs.write_jsonl, iter([False, True, True])
 
     def write(*args):
         if next(broken, False):
-            raise OSError("storage hiccup")
+            raise kind("storage hiccup")
         return true_write(*args)
 
     mocker.patch.object(agent_runs, "write_jsonl", write)
     assert operator(ids, output_path=str(path)).execute({})["succeeded"] == 3
     assert len(path.read_text().splitlines()) == 3
+
+
+def test_a_worker_that_breaks_ends_the_others(ids, tmp_path, mocker):
+    file = agent_runs.ResultsFile(str(tmp_path / "results.jsonl"))
+    begun, ended = asyncio.Event(), []
+
+    async def run_one(self, client, conversation_id):
+        if conversation_id == ids[0]:
+            await begun.wait()
+            raise RuntimeError("a bug")
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(conversation_id)
+
+    async def run_all():
+        task = operator(ids, concurrency=3, output_path=file.path)
+        with pytest.raises(RuntimeError, match="a bug"):
+            await task._round({}).run(None, file)
+        return list(ended)
+
+    mocker.patch.object(agent_runs.AgentRound, "_run_one", run_one)
+    assert sorted(asyncio.run(run_all())) == sorted(ids[1:]), "none goes on while the client is closed"
 
 
 def test_a_write_that_ends_late_does_not_undo_a_later_one(tmp_path):
@@ -440,3 +478,26 @@ class TestDefiningAgents:
             task.execute(context)
         assert task.execute(context) == "3"
         assert account.books.count("create_agent") == 1
+
+    @pytest.mark.parametrize("make", [DstnyCreateAgentOperator, partial(DstnyUpdateAgentOperator, agent_id=1)])
+    def test_with_native_objects_only_templates_are_rendered_at_any_depth(self, account, mocker, make):
+        settings = {"version": "1.10", "number": "+46701740605"}
+        agent = {**DEFINITION, "customPrompt": "['budget', 'authority']", "typeSettings": settings}
+        with DAG("d", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC), render_template_as_native_obj=True):
+
+            @task
+            def up():
+                return "x"
+
+            output = up()
+            defining = make(
+                task_id="a", agent={**agent, "name": output, "typeSettings": {**settings, "top": "{{ params.top }}"}}
+            )
+        assert defining.upstream_task_ids == {"up"}
+        mocker.patch.object(type(output), "resolve", return_value="1.20")
+        defining.render_template_fields({"params": {"top": 3}})
+        assert defining.agent == {**agent, "name": "1.20", "typeSettings": {**settings, "top": 3}}
+        agent_id = defining.execute(agent_context())
+        with DstnyClient(account.url, account.token) as dstny:
+            assert dstny.get_agent(int(agent_id)).raw["customPrompt"] == agent["customPrompt"]
+        assert account.books.violations == []

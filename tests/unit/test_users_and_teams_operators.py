@@ -390,6 +390,26 @@ def test_a_template_that_rendered_to_text_is_refused_and_not_shown(account, cont
     assert account.books.entries == []
 
 
+def test_with_native_objects_only_templates_are_rendered_at_any_depth(mocker):
+    plain = {"callback": PHONE, "pin": "1_000", "tags": ["1.10", {"0x10": "['a']"}]}
+    with DAG("d", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC), render_template_as_native_obj=True):
+
+        @task
+        def up():
+            return "x"
+
+        output = up()
+        operator = create_user(
+            {**USER, "settings": {**plain, "limits": [{"calls": "{{ params.calls }}"}, "007"], "from": [output]}}
+        )
+    assert operator.upstream_task_ids == {"up"}
+    copied = operator.prepare_for_execution()
+    mocker.patch.object(type(output), "resolve", return_value="1.20")
+    copied.render_template_fields({"params": {"calls": 10}})
+    assert copied.user.fields["settings"] == {**plain, "limits": [{"calls": 10}, "007"], "from": ["1.20"]}
+    assert operator.user.fields["settings"]["from"] == [output]
+
+
 def test_models_are_taken(account, context):
     assert create_user(UserCreate.parse(USER)).execute(context) == 3
     assert create_team(TeamCreate.parse(SALES), if_exists="skip").execute(context) == SALES_ID
