@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
@@ -22,7 +22,7 @@ from secrets import token_hex
 from typing import Any, Literal, TypeAlias
 
 from airflow_provider_dstny.api.errors import DstnyError, DstnyValidationError
-from airflow_provider_dstny.storage import files_in, is_local, read_jsonl, storage_path, write_jsonl
+from airflow_provider_dstny.storage import files_in, is_local, read_jsonl, remove_file, storage_path, write_jsonl
 
 #: ``failed`` is tried again, ``ambiguous`` may have arrived, and ``invalid`` is a row that is no call.
 State: TypeAlias = Literal["sent", "failed", "invalid", "ambiguous"]
@@ -207,7 +207,7 @@ class UploadJournal:
             self.results = {**self._untried, **self.results}
             self._write_all()
             with suppress(OSError):
-                self._remove_files([_OWNER])
+                remove_file(self._folder / _OWNER)
                 if is_local(self._folder):
                     # Only if it is empty. In an object store folders are not things.
                     self._fs.rmdir(self._folder.path)
@@ -268,13 +268,7 @@ class UploadJournal:
         self._fs.pipe_file((self._folder / name).path, content)
 
     def _remove(self, names: list[str]) -> None:
-        self._remove_files(names)
+        # One by one: what removes many takes names for patterns, and a folder may have any name.
         for name in names:
+            remove_file(self._folder / name)
             del self._records[name]
-
-    def _remove_files(self, names: list[str]) -> None:
-        paths: Mapping[str, str] = {name: (self._folder / name).path for name in names}
-        if paths:
-            with suppress(FileNotFoundError):
-                # One request for many, where the store can.
-                self._fs.rm(list(paths.values()))

@@ -10,6 +10,8 @@ from airflow_provider_dstny.landing.export import Outcome
 from airflow_provider_dstny.storage import is_local, storage_path
 
 if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import ObjectStoragePath
+
     from airflow_provider_dstny.export.files import DataFile
 
 
@@ -34,7 +36,7 @@ def lineage_of(outcome: Outcome, *, path: Any, api_url: str, layout: Layout) -> 
             files[file.table].append(file)
     outputs = []
     for name, written in sorted(files.items()):
-        namespace, folder = dataset_name(f"{path}/{name}")
+        namespace, folder = dataset_name(storage_path(path) / name)
         columns = [SchemaDatasetFacetFields(one.name, one.type.value) for one in layout.tables[name].columns]
         statistics = OutputStatisticsOutputDatasetFacet(
             rowCount=sum(file.rows for file in written),
@@ -52,7 +54,7 @@ def lineage_of(outcome: Outcome, *, path: Any, api_url: str, layout: Layout) -> 
     return OperatorLineage(inputs=[Dataset(namespace=api_url, name="conversations")], outputs=outputs)
 
 
-def dataset_name(path: str) -> tuple[str, str]:
+def dataset_name(path: str | ObjectStoragePath) -> tuple[str, str]:
     """Return namespace and name of a folder as OpenLineage has them; a connection in the path is not part of them."""
     target = storage_path(path)
     if is_local(target):

@@ -109,5 +109,7 @@ class DstnyRequestNotetakerOperator(DstnyHookMixin, BaseOperator):
             "meeting_end_time": self.meeting_end_time,
             "meeting_platform": self.meeting_platform,
         }
-        # A template of something that was not given renders to nothing.
-        return NotetakerRequest.parse({name: value for name, value in fields.items() if value not in (None, "")})
+        # A template of something that was not given renders to nothing, or to the name of it.
+        return NotetakerRequest.parse(
+            {name: value for name, value in fields.items() if value not in (None, "", "None")}
+        )

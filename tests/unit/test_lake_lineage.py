@@ -16,7 +16,8 @@ def outcome(*files):
     return Outcome(manifest=manifest, manifest_path="m", days=[], counts={}, failures={}, resets_at=None)
 
 
-def test_each_table_is_a_dataset_with_its_columns_and_counts(tmp_path):
+@pytest.mark.parametrize("end", ["", "/"])
+def test_each_table_is_a_dataset_with_its_columns_and_counts(tmp_path, end):
     pytest.importorskip("airflow.providers.openlineage")
     found = lineage_of(
         outcome(
@@ -24,7 +25,7 @@ def test_each_table_is_a_dataset_with_its_columns_and_counts(tmp_path):
             DataFile("conversations/date=2026-02-08/i.jsonl", "conversations", 3, "00", 50),
             DataFile("raw/conversations/i/00001-read.jsonl", "raw", 5, "00", 70),
         ),
-        path=f"file://{tmp_path}",
+        path=f"file://{tmp_path}{end}",
         api_url="https://api.example.com/api/v1/rest",
         layout=LAYOUTS["dstny_rest"],
     )

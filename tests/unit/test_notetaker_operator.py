@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
+from airflow_provider_dstny.api.dstny_rest import DstnyRestClient
 from airflow_provider_dstny.api.errors import DstnyAmbiguousError, DstnyValidationError
 from airflow_provider_dstny.api.models import NotetakerRequest
 from airflow_provider_dstny.operators.notetaker import DstnyRequestNotetakerOperator
@@ -123,6 +124,14 @@ def test_the_xcom_is_the_id_of_the_request(account, context):
     assert isinstance(xcom, str)
     assert account.books.count("request_notetaker") == 1
     assert account.books.violations == []
+
+
+def test_what_a_template_renders_to_nothing_is_left_out(account, context, mocker):
+    asked = mocker.spy(DstnyRestClient, "_send")
+    task = operator(meeting_title="{{ params.title }}", meeting_start_time="{{ params.start }}")
+    task.render_template_fields({"params": {"title": None, "start": None}})
+    task.execute(context)
+    assert [called.args[1].json for called in asked.call_args_list] == [{"meeting_url": MEETING}]
 
 
 @pytest.mark.parametrize("fields", [{"meeting_url": "https://example.com/x"}, {"meeting_start_time": "soon"}])

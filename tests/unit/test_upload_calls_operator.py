@@ -143,6 +143,16 @@ def test_it_works_in_an_object_storage(account, calls):
     assert MemoryFileSystem.store.keys() == {"/bucket/uploads/results.jsonl"}
 
 
+@pytest.mark.parametrize("folder", ["[eu]", "a*b", "a?b"])
+def test_a_folder_that_looks_like_a_pattern_is_only_itself(account, calls, mocker, folder):
+    other = "/bucket/aXb/results.jsonl.journal/owner"
+    mocker.patch.dict(MemoryFileSystem.store, clear=True)
+    attach("memory", fs=MemoryFileSystem())
+    MemoryFileSystem().pipe_file(other, b"an upload that runs")
+    assert upload(calls, f"memory://bucket/{folder}/results.jsonl")["sent"] == 7
+    assert MemoryFileSystem.store.keys() == {f"/bucket/{folder}/results.jsonl", other}
+
+
 class TestChecks:
     def test_all_rows_are_checked_before_anything_is_sent(self, account, calls, tmp_path, results):
         calls[1]["call_direction"] = PHONE
@@ -479,7 +489,7 @@ class Mortal:
         self.steps = 0
         self.dies_at = dies_at
         self.is_dead = False
-        true_write, true_remove = upload_journal.UploadJournal._write, upload_journal.UploadJournal._remove_files
+        true_write, true_remove = upload_journal.UploadJournal._write, upload_journal.remove_file
         true_file, true_send = upload_journal.write_jsonl, ApiClient._asend
 
         def write(journal, name, content):
@@ -496,10 +506,9 @@ class Mortal:
             self.step()
             return count
 
-        def remove(journal, names):
-            for name in names:
-                self.step()
-                true_remove(journal, [name])
+        def remove(path):
+            self.step()
+            true_remove(path)
             self.step()
 
         async def send(client, request):
@@ -509,7 +518,7 @@ class Mortal:
             return answer
 
         patch.setattr(upload_journal.UploadJournal, "_write", write)
-        patch.setattr(upload_journal.UploadJournal, "_remove_files", remove)
+        patch.setattr(upload_journal, "remove_file", remove)
         patch.setattr(upload_journal, "write_jsonl", write_file)
         patch.setattr(ApiClient, "_asend", send)
 
@@ -733,6 +742,14 @@ class TestPrivacy:
         with pytest.raises(Exception, match="nothing"):
             dag_with(calls=calls).get_task("upload").render_template_fields({"params": {"folder": "f"}})
         assert_private(caplog.text)
+
+    def test_a_path_that_was_rendered_to_nothing_is_told_as_such(self):
+        dag = dag_with(calls_path="{{ params.nothing }}")
+        dag.render_template_as_native_obj = True
+        task = dag.get_task("upload")
+        task.render_template_fields({"params": {"nothing": None, "folder": "f"}})
+        with pytest.raises(AirflowFailException, match="The task that gives calls_path, or calls, gave nothing"):
+            task.execute({})
 
     @pytest.mark.parametrize("given", [PHONE, {"owner_phone_number": PHONE}, 46701740605, b"x"])
     def test_what_is_no_list_is_refused_and_not_shown(self, given):
