@@ -20,6 +20,7 @@ help:
 	@echo "make bench        waiting, pace, DAG parse cost, recordings, paging, the lake and webhooks beside what one would use instead"
 	@echo "make matrix       the wheel on Airflow 3.0 to 3.4 and Python 3.11 to 3.13 (hours; ARGS=--help)"
 	@echo "make release-check  builds the wheel and the sdist, and looks whether they are fit to be released"
+	@echo "make clean        removes what the others have made"
 
 demo: .venv/.ready
 	@.venv/bin/python -m demo --airflow-port $(AIRFLOW_PORT) --simulator-port $(SIMULATOR_PORT) $(if $(KEEP),--keep)

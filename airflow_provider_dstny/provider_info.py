@@ -132,7 +132,7 @@ PROVIDER_INFO: dict[str, Any] = {
         "operators.users",
     ),
     "sensors": _modules("sensors.conversations", "sensors.transcripts"),
-    "triggers": _modules("triggers.conversations", "triggers.events", "triggers.transcripts"),
+    "triggers": _modules("triggers.agents", "triggers.conversations", "triggers.events", "triggers.transcripts"),
     "transfers": [
         {
             "source-integration-name": _INTEGRATION,

@@ -68,6 +68,7 @@ def follow_the_guide(folder: Path, wheel: Path | None, pip_options: list[str]) -
         (wheel,) = folder.glob("airflow_provider_dstny-*.whl")
     with timed("pip install the wheel, with Airflow"):
         run(python, "-m", "pip", "install", "--quiet", *pip_options, wheel.absolute())
+    (home / "dags").mkdir(parents=True)
     with timed("airflow db migrate"):
         run(python, "-m", "airflow", "db", "migrate")
     with ExitStack() as stack:
@@ -93,7 +94,6 @@ def write_dag(path: Path, url: str) -> None:
     (code,) = (
         block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "def first_transcript" in block
     )
-    path.parent.mkdir(parents=True)
     path.write_text(code.replace("http://127.0.0.1:8765", url), "utf-8")
 
 

@@ -66,7 +66,8 @@ def example_agents() -> None:
         concurrency=4,
         deferrable=True,
     )
-    delete = agents.DstnyDeleteAgentOperator(task_id="delete", agent_id=create.output, trigger_rule="all_done")
+    # As a teardown it runs whatever came before, and does not make a failed run a success.
+    delete = agents.DstnyDeleteAgentOperator(task_id="delete", agent_id=create.output).as_teardown()
     trial >> active >> run >> delete
 
 

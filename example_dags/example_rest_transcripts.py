@@ -1,6 +1,6 @@
-"""Every day, the transcripts and recordings of the day's conversations, through the REST API v1.
+"""Every day, the transcripts and recordings of the day's calls, through the REST API v1.
 
-The list of conversations is walked page by page, their transcripts are awaited without holding a worker, and
+The list of calls is walked page by page, their transcripts are awaited without holding a worker, and
 transcripts (JSON Lines) and recordings (as they are stored at Dstny) land in a folder. All of it keeps to the 60
 requests a minute that the API allows one token; each conversation counts once against the daily quota.
 

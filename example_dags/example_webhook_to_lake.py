@@ -5,8 +5,8 @@ The DAG is scheduled on the asset on which the conversations of a connection arr
 are the next run's. For a run per conversation, Airflow 3.2 and later have
 ``schedule=PartitionedAssetTimetable(assets=conversations(...))``.
 
-A webhook may get lost: let ``example_lake_export`` run once a day on the same path, at another time, and it lands what
-is missing.
+A webhook may get lost: let an export without ``conversation_ids`` run once a day on the same path, in the same format
+and at another time, and it lands what is missing.
 
 Needs a connection ``dstny_rest_default`` with ``webhook_secrets``, whose token has the scopes ``conversations``,
 ``transcripts`` and ``insights``.
@@ -44,7 +44,6 @@ def example_webhook_to_lake() -> None:
         path="{{ params.output_path }}",
         conversation_ids=completed(),  # type: ignore[arg-type]
         tables=TABLES,
-        # A hint may be early: what has no transcript yet is read again by later runs and by the daily export.
         retry_exponential_backoff=True,
     )
 

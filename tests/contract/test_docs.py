@@ -195,6 +195,8 @@ def test_a_command_is_understood(block, monkeypatch, tmp_path):
             check_airflow(arguments, monkeypatch)
         elif program == "curl":
             check_curl(arguments)
+        elif program == "mkdir":
+            assert arguments == ["-p", "$AIRFLOW_HOME/dags"]
         elif program == "cat":
             check_file(arguments, block)
         else:
