@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
+from airflow_provider_dstny.masking import PlainTextMixin
 from airflow_provider_dstny.tasks import DstnyHookMixin, final_errors_fail
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 _FAILED = frozenset({"failed", "error", "rejected", "denied", "fatal"})
 
 
-class DstnyRequestNotetakerOperator(DstnyHookMixin, BaseOperator):
+class DstnyRequestNotetakerOperator(PlainTextMixin, DstnyHookMixin, BaseOperator):
     """Has a notetaker join a Zoom, Microsoft Teams or Google Meet meeting. XCom: the id of the request.
 
     A wrong URL or time fails the task at once and nothing is sent. On Airflow 3.3 and later a retry re-attaches to

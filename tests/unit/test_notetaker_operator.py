@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.sdk import DAG
 
 from airflow_provider_dstny.api.dstny_rest import DstnyRestClient
 from airflow_provider_dstny.api.errors import DstnyAmbiguousError, DstnyValidationError
@@ -132,6 +133,13 @@ def test_what_a_template_renders_to_nothing_is_left_out(account, context, mocker
     task.render_template_fields({"params": {"title": None, "start": None}})
     task.execute(context)
     assert [called.args[1].json for called in asked.call_args_list] == [{"meeting_url": MEETING}]
+
+
+def test_a_title_without_a_template_stays_text_where_templates_render_to_native_types():
+    with DAG("d", schedule=None, render_template_as_native_obj=True):
+        task = operator(meeting_title="2026")
+    task.render_template_fields({})
+    assert task.meeting_title == "2026"
 
 
 @pytest.mark.parametrize("fields", [{"meeting_url": "https://example.com/x"}, {"meeting_start_time": "soon"}])
