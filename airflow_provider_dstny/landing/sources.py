@@ -145,7 +145,8 @@ class RestSource:
         for delivery in await self._client.list_webhook_deliveries.aio():
             moment = utc_time(delivery.created_at)
             if delivery.resource_id and moment and delivery.event_type == "conversation.completed":
-                told[delivery.resource_id] = max(moment, told.get(delivery.resource_id, moment))
+                shown_id = str(delivery.resource_id)
+                told[shown_id] = max(moment, told.get(shown_id, moment))
         return told
 
     async def directory(self, tables: Collection[str]) -> dict[str, Any]:

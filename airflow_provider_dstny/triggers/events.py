@@ -32,9 +32,10 @@ class DstnyConversationEventTrigger(BaseEventTrigger):
         watcher = AssetWatcher(name="dstny", trigger=DstnyConversationEventTrigger(dstny_conn_id="dstny_rest_default"))
         arrived = Asset("dstny_conversations", watchers=[watcher])
 
-    REST API v1: it reads the account's webhook deliveries, one request a look; of an account without, the list of the
-    last two days and 25 transcripts a look of what was not complete before, each in turn. There, what took place before
-    the first look is left out, since nothing tells when it was completed. tellcasey: the list.
+    REST API v1: it reads the account's webhook deliveries, one request a look; of an account without one of the last
+    day, also the list of the last two days and 25 transcripts a look of what else was not complete before, each in
+    turn. There, what took place before the first look is left out, since nothing tells when it was completed.
+    tellcasey: the list.
 
     On Airflow 3.3 and later, watchers of one connection share one stream of looks, and what was told is remembered over
     restarts of the triggerer: nothing is missed, and only a kill within 5 s of an event tells it again. Before, a

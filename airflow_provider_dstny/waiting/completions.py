@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_dstny.api.dstny import DstnyClient
 from airflow_provider_dstny.api.dstny_rest import DstnyRestClient
-from airflow_provider_dstny.api.errors import DstnyApiError, DstnyNotFoundError, DstnyValidationError
+from airflow_provider_dstny.api.errors import DstnyError, DstnyNotFoundError, DstnyValidationError
 from airflow_provider_dstny.api.tellcasey import TellcaseyClient
 from airflow_provider_dstny.api.times import utc_time
 
@@ -19,10 +19,14 @@ if TYPE_CHECKING:
 
 #: How far back is looked: as far as the API lists deliveries.
 SHOWN = timedelta(days=7)
-#: Where there are no deliveries, conversations are asked for as long.
+#: After so long without a delivery, webhooks may have been switched off.
+_FRESH = timedelta(days=1)
+#: Where deliveries do not tell, conversations are asked for as long.
 _ASKED_FOR = timedelta(days=2)
 #: Transcripts that are asked for in one look at the most.
 _MOST = 25
+#: Each API token of an account has a delivery of its own of one completion, at about the same time.
+_SAME = timedelta(minutes=1)
 _NEVER = datetime.min.replace(tzinfo=UTC)
 _COMPLETED = "conversation.completed"
 _log = logging.getLogger(__name__)
@@ -46,8 +50,8 @@ class Completion:
 class Completions:
     """Looks for complete conversations with one client.
 
-    REST API v1: the account's webhook deliveries, wherever they went; where none are listed, the transcripts of what
-    the list shows of the last two days, each of which counts against the daily quota. tellcasey: the list.
+    REST API v1: the account's webhook deliveries, wherever they went; without one of the last day also the transcripts
+    of what else the list shows of the last two days, each of which counts against the daily quota. tellcasey: the list.
 
     :raises DstnyValidationError: of API v2, which has no list that tells.
     """
@@ -73,15 +77,22 @@ class Completions:
         found: Iterable[Completion] = ()
         match self.client:
             case DstnyRestClient() as rest:
-                found = await self._delivered(rest, now) or await self._transcribed(rest, now)
+                delivered = await self._delivered(rest, now)
+                is_fresh = any(one.at > now - _FRESH for one in delivered)
+                found = delivered if is_fresh else [*delivered, *await self._transcribed(rest, now, but=delivered)]
             case TellcaseyClient() as casey:
                 found = await self._listed_as_complete(casey, now)
         return sorted(found, key=lambda one: (one.at, one.key))
 
     async def _delivered(self, client: DstnyRestClient, now: datetime) -> list[Completion]:
+        try:
+            deliveries = await client.list_webhook_deliveries.aio()
+        except DstnyNotFoundError:
+            # An account without webhooks may have no list of them.
+            return []
         return [
-            Completion(delivery.id, delivery.resource_id, at)
-            for delivery in await client.list_webhook_deliveries.aio()
+            Completion(str(delivery.id), str(delivery.resource_id), at)
+            for delivery in deliveries
             if delivery.event_type == _COMPLETED
             and delivery.id
             and delivery.resource_id
@@ -89,10 +100,13 @@ class Completions:
             and at > now - SHOWN
         ]
 
-    async def _transcribed(self, client: DstnyRestClient, now: datetime) -> Iterable[Completion]:
+    async def _transcribed(
+        self, client: DstnyRestClient, now: datetime, *, but: Iterable[Completion]
+    ) -> Iterable[Completion]:
+        told = {one.conversation_id for one in but}
         listed: dict[str, datetime] = {}
         async for row in client.iter_conversations.aio(date_from=now - _ASKED_FOR, date_to=now):
-            if row.id is not None:
+            if row.id is not None and str(row.id) not in told:
                 listed[str(row.id)] = utc_time(row.date) or now
         self._complete = {one: known for one, known in self._complete.items() if one in listed}
         self._asked_at = {one: at for one, at in self._asked_at.items() if one in listed}
@@ -105,10 +119,13 @@ class Completions:
                 transcript = await client.get_transcript.aio(conversation_id)
             except DstnyNotFoundError:
                 continue
-            except DstnyApiError as error:
-                if error.affects_all:
+            except DstnyError as error:
+                if error.affects_all and not self._complete:
                     raise
                 _log.warning("Conversation %s: %s", conversation_id, error)
+                if error.affects_all:
+                    # What is known is told all the same.
+                    break
                 continue
             if transcript.is_ready:
                 self._complete[conversation_id] = Completion(conversation_id, conversation_id, listed[conversation_id])
@@ -157,9 +174,11 @@ class Fired:
 
     def _is_told(self, one: Completion) -> bool:
         """Tell whether it was told, if only from the other source: a transcript and the first delivery are the same."""
-        keys = self.told.get(one.conversation_id, {}).keys()
+        keys = self.told.get(one.conversation_id, {})
         by_transcript = one.conversation_id
-        return one.key in keys or keys == {by_transcript} or (bool(keys) and one.key == by_transcript)
+        if one.key in keys or keys.keys() == {by_transcript} or (keys and one.key == by_transcript):
+            return True
+        return any(abs(one.at - at) <= _SAME for at in keys.values())
 
     def to_json(self) -> dict[str, object]:
         told = {one: {key: at.isoformat() for key, at in keys.items()} for one, keys in self.told.items()}

@@ -27,32 +27,33 @@ def reconcile(
     receiver_url: str,
     secret: str,
     *,
+    token_id: str | None = None,
     transport: httpx.BaseTransport | None = None,
 ) -> dict[str, int]:
     """Hand deliveries that the API could not deliver to the receiver, as if they came from the API.
 
-    The receiver knows those that it has after all: nothing becomes an event twice. One that it refuses does not keep
+    The receiver knows those that it has after all: none becomes an event twice. Another API token of the account has
+    deliveries of its own, which would be told as well: ``token_id`` leaves them out. One that it refuses does not keep
     the others from it; where it cannot be reached, nothing more is sent.
 
     :param client: lists the deliveries; one request.
     :param receiver_url: of the connection, ``https://airflow.example.com/dstny/webhooks/dstny_rest_default``.
     :param secret: one that the connection has in ``webhook_secrets``.
+    :param token_id: of the API token whose deliveries go to this receiver; None for an account with one.
     :return: ``{"listed", "missed", "stored", "known", "ignored"}``.
     :raises DstnyError: the receiver did not take all, told by id; what it took stays taken.
     """
     counts = Counter(listed=0, missed=0, stored=0, known=0, ignored=0)
     failed: list[str] = []
     with httpx.Client(timeout=30.0, transport=transport) as http:
-        for delivery in client.list_webhook_deliveries():
+        for delivery in client.list_webhook_deliveries(token_id=token_id):
             counts["listed"] += 1
-            if (
-                delivery.event_type != COMPLETED
-                or _has_arrived(delivery)
-                or not delivery.id
-                or not delivery.resource_id
-            ):
+            if delivery.event_type != COMPLETED or _has_arrived(delivery) or not delivery.resource_id:
                 continue
             counts["missed"] += 1
+            if not delivery.id:
+                failed.append("one without an id")
+                continue
             try:
                 answer = _hand_over(http, receiver_url, delivery, secret)
             except httpx.HTTPError as error:
@@ -73,10 +74,11 @@ def reconcile(
     return dict(counts)
 
 
-def reconcile_connection(dstny_conn_id: str, receiver_url: str) -> dict[str, int]:
+def reconcile_connection(dstny_conn_id: str, receiver_url: str, *, token_id: str | None = None) -> dict[str, int]:
     """Do what :func:`reconcile` does with an Airflow connection, for a ``@task``.
 
     :param dstny_conn_id: of type ``dstny_rest``, with ``webhook_secrets``.
+    :param token_id: as of :func:`reconcile`.
     """
     from airflow_provider_dstny.hooks import get_client_hook
     from airflow_provider_dstny.hooks.base import ConnectionExtra
@@ -86,7 +88,7 @@ def reconcile_connection(dstny_conn_id: str, receiver_url: str) -> dict[str, int
     if not secrets:
         raise DstnyValidationError(None, f"Connection {dstny_conn_id} has no webhook_secrets, so it takes no webhooks.")
     with hook.get_conn() as client:
-        return reconcile(client, receiver_url, secrets[0])
+        return reconcile(client, receiver_url, secrets[0], token_id=token_id)
 
 
 def _has_arrived(delivery: WebhookDelivery) -> bool:
@@ -98,8 +100,8 @@ def _hand_over(http: httpx.Client, url: str, delivery: WebhookDelivery, secret: 
         {
             "event": COMPLETED,
             "timestamp": iso_time(datetime.now(UTC)),
-            "data": {"conversation": {"id": delivery.resource_id}},
-            "_meta": {"delivery_id": delivery.id},
+            "data": {"conversation": {"id": str(delivery.resource_id)}},
+            "_meta": {"delivery_id": str(delivery.id)},
         }
     ).encode()
     signature = f"sha256={hmac.new(secret.encode(), body, 'sha256').hexdigest()}"

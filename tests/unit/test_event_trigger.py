@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
 
 from airflow_provider_dstny.api import DstnyClient, DstnyRestClient, TellcaseyClient
-from airflow_provider_dstny.api.errors import DstnyValidationError
+from airflow_provider_dstny.api.errors import DstnyQuotaError, DstnyValidationError
 from airflow_provider_dstny.api.times import iso_time
 from airflow_provider_dstny.simulator import Fault, Simulator
 from airflow_provider_dstny.triggers import events
@@ -92,6 +93,13 @@ class TestFired:
         assert fired.news([first]) == [first]
         assert fired.news([transcript]) == []
         assert fired.news([first, again]) == [again]
+
+    def test_deliveries_of_several_tokens_tell_the_same(self):
+        fired, second = Fired(NOW), timedelta(seconds=1)
+        ours, theirs = (Completion(key, "c", NOW + HOUR + at) for key, at in (("ours", 0 * second), ("theirs", second)))
+        assert fired.news([ours, theirs]) == [ours]
+        again = Completion("again", "c", NOW + 2 * HOUR)
+        assert fired.news([ours, theirs, again]) == [again]
 
     def test_two_know_what_either_knows(self):
         one, other = Fired(NOW), Fired(NOW + HOUR)
@@ -176,6 +184,54 @@ class TestCompletions:
             asked = [entry.path for entry in simulator.books.entries if entry.operation == "get_transcript"]
             assert len(asked) == 75
             assert len(set(asked)) == 60
+
+    @pytest.fixture
+    def without(self):
+        """An account without deliveries, with two conversations that are complete."""
+        with Simulator(samples=0, fresh=0, webhooks=False, requests_per_minute=None) as simulator:
+            for minutes in (10, 20):
+                simulator.rest.add(date=time.time() - 60 * minutes)
+            yield simulator
+
+    def test_one_that_cannot_be_read_keeps_no_other(self, without):
+        without.books.inject(Fault("html", "get_transcript", status=200))
+        first, second = self.look(without, DstnyRestClient, without.rest_token, count=2, max_retries=0)
+        assert (len(first), len(second)) == (1, 2)
+
+    def test_a_used_up_quota_keeps_nothing_back_that_is_known(self, without):
+        spent = Fault("status", "get_transcript", 9, status=429, message="Daily quota exceeded", retry_after=7200)
+
+        async def run():
+            async with DstnyRestClient(without.url, without.rest_token, requests_per_minute=100_000) as client:
+                completions = Completions(client)
+                known = await completions.look(datetime.now(UTC))
+                without.rest.add(date=time.time() - 60)
+                without.books.inject(spent)
+                later = await completions.look(datetime.now(UTC))
+                with pytest.raises(DstnyQuotaError):
+                    await Completions(client).look(datetime.now(UTC))
+                return known, later
+
+        known, later = asyncio.run(run())
+        assert len(known) == 2
+        assert later == known
+
+    @pytest.mark.parametrize(("hours", "also_asks"), [(23, False), (25, True)])
+    def test_where_no_delivery_came_for_a_day_what_has_none_is_asked_for(self, without, monkeypatch, hours, also_asks):
+        one, other = without.rest.conversations
+        delivered = Completion("delivery", one, datetime.now(UTC) - hours * HOUR)
+
+        async def deliveries(*_):
+            return [delivered]
+
+        monkeypatch.setattr(Completions, "_delivered", deliveries)
+        found = self.look(without, DstnyRestClient, without.rest_token)[0]
+        assert [one.key for one in found] == (["delivery", other] if also_asks else ["delivery"])
+        assert without.books.count("get_transcript") == also_asks
+
+    def test_an_account_without_a_list_of_deliveries_is_one_without_deliveries(self, without):
+        without.books.inject(Fault("status", "list_webhook_deliveries", status=404))
+        assert len(self.look(without, DstnyRestClient, without.rest_token)[0]) == 2
 
     def test_tellcasey_tells_by_its_list(self):
         with Simulator(samples=12, fresh=3, transcript_after=3600) as simulator:
@@ -335,7 +391,7 @@ class TestTrigger:
             )
             assert found
             assert pauses == [120, 240, 480, 900, 900, 900]
-            assert len(simulator.books.entries) == 6 + 1
+            assert simulator.books.count("list_webhook_deliveries") == 6 + 1
         errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
         assert len(errors) == 6
         assert "connection dstny_rest_default failed" in errors[0]

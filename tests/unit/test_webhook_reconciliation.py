@@ -24,7 +24,8 @@ class Account:
     def __init__(self, *rows):
         self.rows = [WebhookDelivery.read({"event_type": "conversation.completed", **row}) for row in rows]
 
-    def list_webhook_deliveries(self):
+    def list_webhook_deliveries(self, *, token_id=None):
+        self.asked_for = token_id
         return self.rows
 
 
@@ -53,6 +54,15 @@ def test_missed_deliveries_are_handed_over_once():
     assert counts == {"listed": 5, "missed": 2, "stored": 1, "known": 1, "ignored": 0}
     assert known == {"d-2": "c-2", "d-3": "c-3"}
     assert reconcile(ACCOUNT, URL, SECRET, transport=receiver(known))["stored"] == 0
+
+
+def test_deliveries_of_another_token_can_be_left_out_and_one_without_an_id_is_told():
+    account = Account({"id": None, "resource_id": "c-1", "status": "failed"}, {"id": 17, "resource_id": 5})
+    known = {}
+    with pytest.raises(DstnyError, match=r"1 of 2 missed deliveries: one without an id\. It stored 1"):
+        reconcile(account, URL, SECRET, token_id="t-1", transport=receiver(known))
+    assert known == {"17": "5"}
+    assert account.asked_for == "t-1"
 
 
 @pytest.mark.parametrize("status", [401, 503])

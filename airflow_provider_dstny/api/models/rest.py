@@ -167,9 +167,9 @@ class Notetaker(RestAnswer):
 class WebhookDelivery(Answer):
     """One delivery of a webhook, of the last 7 days."""
 
-    id: str | None = None
+    id: str | int | None = None
     event_type: str | None = None
-    resource_id: str | None = None
+    resource_id: str | int | None = None
     status: str | None = None
     attempts: int | None = None
     last_attempt_at: str | None = None
