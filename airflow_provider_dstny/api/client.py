@@ -6,7 +6,7 @@ import asyncio
 import ssl
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -149,6 +149,16 @@ class ApiClient:
         for secret in address.secrets if address else ():
             self.on_secret(secret)
         self._throttle = throttle_for(self.base_url, self._token, address)
+        #: Equal for those clients of this process that do the same; no secret can be had from it, either.
+        self.settings: Hashable = (
+            self.identity,
+            self._throttle,
+            self.spacing,
+            frozenset(self._routes.items()),
+            timeout,
+            max_retries,
+            verify,
+        )
         #: Requests that were sent, each attempt counted.
         self.requests_sent = 0
         self._http: httpx.Client | None = None

@@ -1,11 +1,11 @@
-"""One poller for all that wait in an event loop with one token, however many they are."""
+"""One poller for all that wait in an event loop with one token and its settings, however many they are."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import aclosing, suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -36,19 +36,19 @@ _GRACE = timedelta(seconds=10)
 _LAST_LOOK = timedelta(minutes=4)
 
 _log = logging.getLogger(__name__)
-#: By event loop, then by token.
-_pollers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Poller]] = WeakKeyDictionary()
+#: By event loop, then by settings: who comes with a connection that was mended is not served by the old one.
+_pollers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, Poller]] = WeakKeyDictionary()
 
 
 def poller_of(client: AnyClient) -> Poller:
-    """Return the poller of the running event loop for the token of a client.
+    """Return the poller of the running event loop for the settings of a client.
 
     :param client: is used by all if this is the first one, and closed when the last one has left.
     """
     pollers = _pollers.setdefault(asyncio.get_running_loop(), {})
-    if client.identity not in pollers:
-        pollers[client.identity] = Poller(client)
-    return pollers[client.identity]
+    if client.settings not in pollers:
+        pollers[client.settings] = Poller(client)
+    return pollers[client.settings]
 
 
 class PollerEndedError(Exception):
@@ -111,8 +111,8 @@ class Poller:
     def _retire(self) -> None:
         """Let nobody join any more."""
         pollers = _pollers.get(asyncio.get_running_loop(), {})
-        if pollers.get(self.identity) is self:
-            del pollers[self.identity]
+        if pollers.get(self._client.settings) is self:
+            del pollers[self._client.settings]
 
     def _end(self, task: asyncio.Task[None]) -> None:
         """Tell those who still wait why there is nobody any more to wait for."""

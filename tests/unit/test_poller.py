@@ -79,6 +79,22 @@ def test_two_tokens_wait_apart(rest, clock, wait_for):
     assert other.count("get_transcript")
 
 
+def test_who_joins_with_a_connection_that_was_mended_is_not_served_by_the_old_one(rest, clock, wait_for):
+    wrong = Rest("http://simulated", "mt_simulator", paths={"get_transcript": "/nowhere/{conversation_id}"})
+    wrong.connect(rest.state, clock)
+    one, two = (upcoming(rest, clock.now + MINUTE) for _ in range(2))
+
+    async def both():
+        return await asyncio.gather(
+            wait_with_others(wrong, wait_for(one, hours=1), MINUTE),
+            wait_with_others(rest, wait_for(two, hours=1), MINUTE),
+        )
+
+    assert [decision.state for decision in asyncio.run(both())] == [WaitState.TIMED_OUT, WaitState.READY]
+    assert wrong.closed
+    assert rest.closed
+
+
 def test_one_that_is_cancelled_leaves_the_others_waiting(rest, clock, wait_for):
     ids = [upcoming(rest, clock.now + 5 * MINUTE) for _ in range(3)]
 

@@ -186,6 +186,34 @@ class TestSlots:
             found = list(pool.map(lambda _: store.reserve(key, 1000, EVER).seconds, range(80)))
         assert sorted(found) == [pytest.approx(1000 * number, abs=10) for number in range(80)]
 
+    @every_store
+    def test_one_that_no_queue_reaches_keeps_nobody_waiting(self, open_store, key):
+        store = open_store()
+        store.reserve(key, 400_000, EVER)
+        assert [store.reserve(key, 100, 150).seconds for _ in range(2)] == [about(0), about(100)]
+
+    @every_store
+    def test_one_that_no_queue_reaches_does_not_lengthen_a_pause(self, open_store, key):
+        store = open_store()
+        store.reserve(key, 400_000, EVER)
+        store.pause(key, 300)
+        assert store.reserve(key, 100, EVER, 120).seconds == about(300)
+        assert [store.reserve(key, 100, EVER).seconds for _ in range(2)] == [about(300), about(400)]
+
+    @every_store
+    @pytest.mark.parametrize(("queue", "spacing"), [(350_000, 100), (3500, 0)])
+    def test_a_long_queue_is_waited_for_also_behind_a_pause(self, open_store, key, queue, spacing):
+        store = open_store()
+        store.pause(key, 1_000_000)
+        store.reserve(key, queue, EVER)
+        assert store.reserve(key, spacing, EVER).seconds == about(1_000_000 + queue)
+
+    def test_a_clock_that_was_ahead_and_is_put_right_keeps_nobody_waiting(self, clock, tmp_path, key):
+        store = SqliteSlots(tmp_path / "slots.db", clock=clock)
+        store.reserve(key, 10, EVER)
+        clock.now -= 24 * 3600
+        assert [store.reserve(key, 10, EVER).seconds for _ in range(3)] == [0, 10, 20]
+
     @pytest.mark.parametrize("kind", ["local", "sqlite"])
     def test_those_that_nobody_took_are_not_saved_up(self, kind, clock, tmp_path, key):
         store = LocalSlots(clock=clock) if kind == "local" else SqliteSlots(tmp_path / "slots.db", clock=clock)
@@ -803,6 +831,33 @@ class TestWhoSharesWhat:
         assert client.identity == DstnyClient("https://api.example.com/", "t0ken").identity
         assert client.identity != DstnyClient("https://api.example.com", "other").identity
         assert "t0ken" not in client.identity
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"timeout": 5},
+            {"max_retries": 0},
+            {"requests_per_minute": 60},
+            {"verify": False},
+            {"paths": {"get_transcript": "/sessions/{conversation_id}/transcript"}},
+            {"throttle_url": "redis://:s3cret@127.0.0.1:6379/0"},
+        ],
+        ids=lambda options: next(iter(options)),
+    )
+    def test_settings_are_equal_where_clients_do_the_same_and_are_no_secret(self, options):
+        usual, one, same = (DstnyClient("https://a.example", "t0ken", **given) for given in ({}, options, options))
+        assert one.settings == same.settings != usual.settings
+        assert hash(one.settings) == hash(same.settings)
+        assert DstnyClient("https://a.example", "other", **options).settings != one.settings
+        assert "t0ken" not in repr(one.settings)
+        assert "s3cret" not in repr(one.settings)
+
+    def test_clients_of_one_token_share_its_pace_whatever_else_they_are_set_to(self):
+        usual = DstnyClient("https://a.example", "t0ken")
+        options = {"paths": {"get_transcript": "/sessions/{conversation_id}/transcript"}, "requests_per_minute": 30}
+        assert (
+            DstnyClient("https://a.example", "t0ken", timeout=5, verify=False, **options)._throttle is usual._throttle
+        )
 
 
 def test_patience_and_single_tries_are_given_to_each_request():

@@ -35,8 +35,8 @@ def slept(mocker):
     return slept
 
 
-def connect(monkeypatch, simulator, token):
-    extra = {"requests_per_minute": 100000}
+def connect(monkeypatch, simulator, token, **options):
+    extra = {"requests_per_minute": 100000, **options}
     connection = {"conn_type": "dstny_rest", "host": simulator.url, "password": token, "extra": extra}
     monkeypatch.setenv("AIRFLOW_CONN_DSTNY_DEFAULT", json.dumps(connection))
 
@@ -77,6 +77,22 @@ def test_a_token_that_was_not_replaced_fails_the_wait_once(account, slept):
     event = event_of(trigger(conversation_id))
     assert event["state"] == "failed"
     assert "fresh one" in event["reason"]
+    assert len(account.books.entries) == 1
+
+
+def test_a_refused_token_is_not_tried_again_with_other_settings(account, monkeypatch, slept, mocker):
+    conversation_id = account.rest.add().id
+    account.rest.tokens = {}
+    join = Poller.wait
+
+    async def mend(*args):
+        try:
+            return await join(*args)
+        finally:
+            connect(monkeypatch, account, account.rest_token, timeout=5)
+
+    mocker.patch.object(Poller, "wait", mend)
+    assert event_of(trigger(conversation_id))["state"] == "failed"
     assert len(account.books.entries) == 1
 
 

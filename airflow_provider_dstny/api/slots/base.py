@@ -9,6 +9,18 @@ from typing import NamedTuple, Protocol, TypeVar
 
 T = TypeVar("T")
 
+#: Places in line. A process takes but one, so that no queue comes near it: at the documented pace it lasts an hour.
+_LONGEST_QUEUE = 3600
+
+
+def longest_queue(spacing: float) -> float:
+    """Return the seconds beyond which no queue reaches.
+
+    A slot that is taken there was left by a clock that was ahead, or by a pace that was a mistake.
+    """
+    # A second at least for each place: who has no limit may stand behind those who have one.
+    return _LONGEST_QUEUE * max(spacing, 1.0)
+
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
@@ -33,6 +45,8 @@ class Slots(Protocol):
     def reserve(self, key: str, spacing: float, patience: float, longest_pause: float = ...) -> Reservation:
         """Take the next free slot: not before the one that was taken last, and not while the API's pause lasts.
 
+        One that lies beyond the :func:`longest_queue` does not count as taken.
+
         :param spacing: seconds from this slot until the next one.
         :param patience: seconds; no slot is taken that lies further ahead.
         :param longest_pause: seconds; no slot is taken while the API's pause lasts longer.
@@ -53,7 +67,9 @@ class Kept(NamedTuple):
 
     def reserve(self, now: float, spacing: float, patience: float, longest_pause: float) -> tuple[Kept, Reservation]:
         # Slots that nobody took are not saved up: none lies before now.
-        slot = max(self.next_slot, self.paused_until, now)
+        slot = max(self.paused_until, now)
+        if slot < self.next_slot <= slot + longest_queue(spacing):
+            slot = self.next_slot
         paused = self.pause_left(now)
         if slot - now > patience or paused > longest_pause:
             return self, Reservation(slot - now, paused, taken=False)

@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 
-from airflow_provider_dstny.api.slots.base import Reservation
+from airflow_provider_dstny.api.slots.base import Reservation, longest_queue
 
 #: Seconds to wait for the server.
 _TIMEOUT = 2
@@ -28,21 +28,29 @@ DO $$ BEGIN
 END $$
 """
 
-# The same as in base.Kept. ON CONFLICT locks the row before it evaluates what follows, and with it the clock.
-_RESERVE = """
+# The same as in base.Kept; NULL is nobody's greatest.
+_SLOT = """greatest(kept.paused_until, CASE
+    WHEN kept.next_slot <= greatest(kept.paused_until, extract(epoch FROM clock_timestamp())) + %(longest_queue)s
+    THEN kept.next_slot
+END)"""
+# ON CONFLICT locks the row before it evaluates what follows, and with it the clock.
+_RESERVE = f"""
 INSERT INTO dstny_throttle AS kept (key, next_slot)
 VALUES (%(key)s, extract(epoch FROM clock_timestamp()) + %(spacing)s)
 ON CONFLICT (key) DO UPDATE
-SET next_slot = greatest(kept.next_slot, kept.paused_until, extract(epoch FROM clock_timestamp())) + %(spacing)s
-WHERE greatest(kept.next_slot, kept.paused_until) - extract(epoch FROM clock_timestamp()) <= %(patience)s
+SET next_slot = greatest({_SLOT}, extract(epoch FROM clock_timestamp())) + %(spacing)s
+WHERE {_SLOT} - extract(epoch FROM clock_timestamp()) <= %(patience)s
   AND kept.paused_until - extract(epoch FROM clock_timestamp()) <= %(longest_pause)s
 RETURNING next_slot - %(spacing)s - extract(epoch FROM clock_timestamp()),
           paused_until - extract(epoch FROM clock_timestamp())
-"""
-_LOOK = """
-SELECT greatest(next_slot, paused_until) - extract(epoch FROM clock_timestamp()),
+"""  # noqa: S608 - made of constants
+_LOOK = f"""
+SELECT {_SLOT} - extract(epoch FROM clock_timestamp()),
        paused_until - extract(epoch FROM clock_timestamp())
-FROM dstny_throttle WHERE key = %(key)s
+FROM dstny_throttle AS kept WHERE key = %(key)s
+"""  # noqa: S608 - made of constants
+_PAUSE_LEFT = """
+SELECT paused_until - extract(epoch FROM clock_timestamp()) FROM dstny_throttle WHERE key = %(key)s
 """
 _PAUSE = """
 INSERT INTO dstny_throttle AS kept (key, paused_until)
@@ -78,17 +86,23 @@ class PostgresSlots:
         self._process = 0
 
     def reserve(self, key: str, spacing: float, patience: float, longest_pause: float = float("inf")) -> Reservation:
-        values = {"key": key, "spacing": spacing, "patience": patience, "longest_pause": longest_pause}
+        values = {
+            "key": key,
+            "spacing": spacing,
+            "patience": patience,
+            "longest_pause": longest_pause,
+            "longest_queue": longest_queue(spacing),
+        }
         if row := self._run(_RESERVE, values):
             return Reservation(max(0.0, row[0]), max(0.0, row[1]), taken=True)
-        seconds, paused = self._run(_LOOK, {"key": key}) or (0.0, 0.0)
+        seconds, paused = self._run(_LOOK, values) or (0.0, 0.0)
         return Reservation(max(0.0, seconds), max(0.0, paused), taken=False)
 
     def pause(self, key: str, seconds: float) -> None:
         self._run(_PAUSE, {"key": key, "seconds": seconds})
 
     def pause_left(self, key: str) -> float:
-        _, paused = self._run(_LOOK, {"key": key}) or (0.0, 0.0)
+        (paused,) = self._run(_PAUSE_LEFT, {"key": key}) or (0.0,)
         return max(0.0, float(paused))
 
     def _run(self, statement: str, values: Mapping[str, object]) -> tuple[Any, ...] | None:

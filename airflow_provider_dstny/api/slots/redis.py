@@ -6,7 +6,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from airflow_provider_dstny.api.slots.base import Reservation
+from airflow_provider_dstny.api.slots.base import Reservation, longest_queue
 
 #: Seconds to wait for the server.
 _TIMEOUT = 2.0
@@ -16,12 +16,15 @@ _TIMEOUT = 2.0
 _SCRIPT = """
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1e6
-local spacing, patience, longest_pause, pause = unpack(ARGV)
+local spacing, patience, longest_pause, pause, longest_queue = unpack(ARGV)
 local kept = redis.call('HMGET', KEYS[1], 'next_slot', 'paused_until')
 local next_slot, paused_until = tonumber(kept[1] or 0), tonumber(kept[2] or 0)
 
 paused_until = math.max(paused_until, now + pause)
-local slot = math.max(next_slot, paused_until, now)
+local slot = math.max(paused_until, now)
+if slot < next_slot and next_slot <= slot + longest_queue then
+    slot = next_slot
+end
 local taken = slot - now <= tonumber(patience) and paused_until - now <= tonumber(longest_pause)
 if taken then
     next_slot = slot + spacing
@@ -63,6 +66,7 @@ class RedisSlots:
     def pause_left(self, key: str) -> float:
         return self._run(key, 0.0, _NONE, _EVER, 0.0).paused
 
-    def _run(self, key: str, *arguments: float) -> Reservation:
-        seconds, paused, taken = self._script([f"dstny:throttle:{key}"], [repr(float(one)) for one in arguments])
+    def _run(self, key: str, spacing: float, *others: float) -> Reservation:
+        arguments = [repr(float(one)) for one in (spacing, *others, longest_queue(spacing))]
+        seconds, paused, taken = self._script([f"dstny:throttle:{key}"], arguments)
         return Reservation(float(seconds), float(paused), bool(taken))
