@@ -86,17 +86,17 @@ class DstnyRestClient(ApiClient):
     @operation
     def list_users(self) -> Steps[list[RestUser]]:
         """*List users*: the active ones. Scope ``users``."""
-        return [RestUser.read(row) for row in listed((yield self.request("list_users")), "users")]
+        return RestUser.read_rows((yield self.request("list_users")), "users")
 
     @operation
     def list_teams(self) -> Steps[list[RestTeam]]:
         """*List teams* with their members. Scope ``teams``."""
-        return [RestTeam.read(row) for row in listed((yield self.request("list_teams")), "teams")]
+        return RestTeam.read_rows((yield self.request("list_teams")), "teams")
 
     @operation
     def list_departments(self) -> Steps[list[RestDepartment]]:
         """*List departments*: the enabled ones. Scope ``departments``."""
-        return [RestDepartment.read(row) for row in listed((yield self.request("list_departments")), "departments")]
+        return RestDepartment.read_rows((yield self.request("list_departments")), "departments")
 
     @operation
     def list_conversations(
@@ -212,7 +212,7 @@ class DstnyRestClient(ApiClient):
         """
         params = list(text_param("token_id", token_id))
         body = yield self.request("list_webhook_deliveries", params=params)
-        return [WebhookDelivery.read(row) for row in listed(body, "deliveries")]
+        return WebhookDelivery.read_rows(body, "deliveries")
 
     def _page(self, cursor: str | None, filters: Mapping[str, str], limit: int) -> Steps[RestConversationPage]:
         params = [*text_param("cursor", cursor), *limit_param(limit, PAGE_SIZE), *filters.items()]

@@ -18,6 +18,7 @@ from typing import Any, Generic, Protocol, Self, TypeAlias, TypeVar
 
 from airflow_provider_dstny.api.errors import DstnyResponseError
 from airflow_provider_dstny.api.iteration import Findings, Found
+from airflow_provider_dstny.api.models.base import goes_on
 from airflow_provider_dstny.api.operation import Request, Steps
 from airflow_provider_dstny.api.times import iso_time
 
@@ -57,9 +58,14 @@ class Page(Generic[RowT]):
             raise DstnyResponseError(
                 "The API's list of conversations has another form than is documented, so that it cannot be read."
             )
-        if has_more and not next_cursor:
-            raise DstnyResponseError("The API's list of conversations says that it goes on, but not where.")
-        return cls(rows, None if has_more is False else next_cursor or None)
+        if has_more is False:
+            return cls(rows, None)
+        # A cursor that is no text was read as none.
+        if not next_cursor and goes_on(body):
+            raise DstnyResponseError(
+                "The API's list of conversations says that it goes on, but not where in a form that is documented."
+            )
+        return cls(rows, next_cursor or None)
 
 
 class Source(Generic[RowT]):

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from airflow_provider_dstny.api.differences import ids_of
 from airflow_provider_dstny.api.errors import DstnyResponseError, DstnyValidationError
 from airflow_provider_dstny.api.models.directory import User
+from airflow_provider_dstny.api.privacy import shown
 from airflow_provider_dstny.directory.declared import Declared, DeclaredUser, Person, key_of
 
 #: The id of a user of the account, or the key of a declared one that is yet to be created.
@@ -106,9 +107,11 @@ def user_id(user: User) -> int:
 
 
 def refuse(mistakes: Sequence[str]) -> None:
-    """Raise mistakes of a declaration, if there are any."""
+    """Raise mistakes of a declaration, if there are any, each ``<where>: <what>``, without phone numbers."""
     if mistakes:
-        listed = "\n".join(f"  {mistake}" for mistake in mistakes)
+        places = (mistake.partition(": ") for mistake in mistakes)
+        # A path may have as many digits as a phone number.
+        listed = "\n".join(f"  {where}: {shown('text', what)}" for where, _, what in places)
         raise DstnyValidationError(
             None, f"{len(mistakes)} mistakes in what is declared; nothing was changed:\n{listed}"
         )

@@ -36,7 +36,7 @@ def line_of(action: Action) -> str:
             if action.manager_names:
                 details.append(f"managers: {_value('managers', action.manager_names)}")
         case AddMembers(added=added):
-            details = [", ".join(list(added.values())[:_MOST_NAMES]), *_more(len(added))]
+            details = [_text(", ".join(list(added.values())[:_MOST_NAMES])), *_more(len(added))]
         case _:
             details = [f"{name}: {_change(name, old, new)}" for name, (old, new) in action.changes.items()]
     sign = "+" if isinstance(action, CreateUser | CreateTeam | AddMembers) else "~"

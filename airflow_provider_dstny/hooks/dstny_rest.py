@@ -51,7 +51,12 @@ class DstnyRestHook(DstnyBaseHook["DstnyRestClient"]):
 
 def _scopes(client: DstnyRestClient) -> Steps[dict[str, bool | None]]:
     """Tell of each scope whether the token has it, None where that cannot be seen without doing something."""
-    from airflow_provider_dstny.api.errors import DstnyApiError, DstnyNotFoundError, DstnyScopeError
+    from airflow_provider_dstny.api.errors import (
+        DstnyApiError,
+        DstnyNotFoundError,
+        DstnyResponseError,
+        DstnyScopeError,
+    )
 
     questions: dict[str, Steps[Any]] = {
         "conversations": client.get_summary.steps(_NOBODY),
@@ -71,7 +76,7 @@ def _scopes(client: DstnyRestClient) -> Steps[dict[str, bool | None]]:
             found[scope] = False
         except DstnyNotFoundError:
             found[scope] = True
-        except DstnyApiError as error:
+        except (DstnyApiError, DstnyResponseError) as error:
             if error.affects_all:
                 break
     return found

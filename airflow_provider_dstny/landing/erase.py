@@ -105,7 +105,8 @@ class _Lake(Lake):
 
     def paths(self) -> Iterator[str]:
         """Yield every file, hidden ones too, of the folders that this package writes to."""
-        prefix = self.root.path.rstrip("/") + "/"
+        # As the storage names its files: on this machine, from the root.
+        prefix = self.root.fs._strip_protocol(self.root.path).rstrip("/") + "/"
         for folder in ("_dstny", "raw", *sorted(_CONVERSATION_TABLES | _DIRECTORY_TABLES)):
             for path in self.root.fs.find(prefix + folder):
                 yield path.removeprefix(prefix)

@@ -202,6 +202,7 @@ class DstnySyncDirectoryOperator(DstnyHookMixin, MaskedFieldsMixin, BaseOperator
             )
 
     def _apply(self, dstny: DstnyClient, actions: Sequence[Action]) -> None:
+        from airflow_provider_dstny.api.privacy import shown
         from airflow_provider_dstny.directory.apply import apply
         from airflow_provider_dstny.directory.text import counts_text
         from airflow_provider_dstny.progress import Progress
@@ -211,14 +212,18 @@ class DstnySyncDirectoryOperator(DstnyHookMixin, MaskedFieldsMixin, BaseOperator
         is_final = False
         with Progress("Applying", len(actions), "changes") as progress:
             for result in apply(dstny, actions):
+                # An address may be a phone number at a domain.
+                name = shown("action", str(result.action))
                 if result.error is not None:
-                    self.log.error("%s: %s", result.action, result.error)
-                    failures[str(result.action)] = result.error
+                    self.log.error("%s: %s", name, result.error)
+                    # Several may be shown alike.
+                    failures[f"{len(failures) + 1}. {name}"] = result.error
                     if result.error.affects_all:
                         is_final = result.error.final
                         break
                 elif result.missing:
-                    self.log.error("%s: needs %s, whose creation failed", result.action, ", ".join(result.missing))
+                    missing = shown("missing", ", ".join(result.missing))
+                    self.log.error("%s: needs %s, whose creation failed", name, missing)
                 else:
                     done.append(result.action)
                     progress.add()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from errno import EACCES, EADDRINUSE
 
 from airflow_provider_dstny.simulator.rest import SCOPES
 from airflow_provider_dstny.simulator.server import Simulator
@@ -17,7 +18,9 @@ def main() -> int:
     try:
         simulator = Simulator(**options)
     except OSError as error:
-        print(f"Port {options['port']} cannot be used: {error.strerror}. Choose another with --port.", file=sys.stderr)
+        wrong = "port" if error.errno in (EACCES, EADDRINUSE) else "host"
+        told = f"{wrong.capitalize()} {options[wrong]} cannot be used: {error.strerror}."
+        print(f"{told} Choose another with --{wrong}.", file=sys.stderr)
         return 1
     tokens = (simulator.token, simulator.rest_token, simulator.tellcasey_token)
     print(f"Dstny simulator on {simulator.url}")
@@ -36,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     option = parser.add_argument
     option("--host", default="127.0.0.1", help="address to listen on")
-    option("--port", type=int, default=8765, help="port, 0 for a free one")
+    option("--port", type=_port, default=8765, help="port, 0 for a free one")
     option("--token", default="dstny-simulator-token", help="accepted token of v2")
     option("--rest-token", default="mt_simulator", help="accepted token of v1")
     option("--rest-scopes", type=_scopes, default=",".join(SCOPES), metavar="A,B", help="what the token of v1 may do")
@@ -89,6 +92,12 @@ def _parser() -> argparse.ArgumentParser:
     option("--webhook-secret", default="simulator-webhook-secret", help="what they are signed with")
     option("--seed", type=int, default=0, help="of all that is random")
     return parser
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and int(text) < 1 << 16):
+        raise argparse.ArgumentTypeError("must be a number from 0 to 65535")
+    return int(text)
 
 
 def _scopes(text: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -15,7 +16,7 @@ import httpx
 import pytest
 
 from airflow_provider_dstny.simulator import Fault, Simulator
-from airflow_provider_dstny.simulator.__main__ import _parser
+from airflow_provider_dstny.simulator.__main__ import _parser, main
 from airflow_provider_dstny.simulator.contract import Contract, ContractError
 from airflow_provider_dstny.simulator.moments import to_epoch, to_text
 from airflow_provider_dstny.simulator.recordings import recording
@@ -535,6 +536,27 @@ def test_a_change_is_seen_at_once(empty):
             rest.change("one", **fields)
     with pytest.raises(KeyError):
         rest.change("none", title="New")
+
+
+def test_the_option_that_is_wrong_is_named(monkeypatch, capsys):
+    def told(*options):
+        monkeypatch.setattr("sys.argv", ["simulator", *options])
+        assert main() == 1
+        return capsys.readouterr().err
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        error = told("--port", str(port))
+    assert error.startswith(f"Port {port} cannot be used: Address already in use")
+    assert error.endswith("Choose another with --port.\n")
+    # An address for documents, of no machine.
+    error = told("--host", "192.0.2.1", "--port", "0")
+    assert error.startswith("Host 192.0.2.1 cannot be used: ")
+    assert error.endswith("Choose another with --host.\n")
+    for port in ("99999", "-1", "http"):
+        with pytest.raises(SystemExit):
+            _parser().parse_args(["--port", port])
+        assert "argument --port: must be a number from 0 to 65535" in capsys.readouterr().err
 
 
 def test_an_account_without_webhooks_has_no_deliveries():

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from airflow_provider_dstny.api.dstny_rest import DstnyRestClient
 from airflow_provider_dstny.api.errors import DstnyResponseError
-from airflow_provider_dstny.api.models import Agent, Conversation, GlobalFilters, Transcript, User
+from airflow_provider_dstny.api.models import Agent, Conversation, GlobalFilters, Transcript, User, WebhookDelivery
 
 SEGMENTS = {
     "conversation_id": "c",
@@ -138,6 +139,40 @@ def test_a_list_with_further_pages_is_not_taken_for_a_whole_one(more):
         User.read_rows({"data": [{"id": 1}], **more})
     ended = {name: (dict.fromkeys(value) if isinstance(value, dict) else None) for name, value in more.items()}
     assert len(User.read_rows({"data": [{"id": 1}], **ended})) == 1
+
+
+LISTS_OF_V1 = {
+    "list_users": "users",
+    "list_teams": "teams",
+    "list_departments": "departments",
+    "list_webhook_deliveries": "deliveries",
+}
+
+
+def list_of_v1(operation, body):
+    """Return what an operation of the REST API v1 makes of an answer."""
+    steps = getattr(DstnyRestClient("https://api.example.com", "mt_x"), operation).steps()
+    next(steps)
+    with pytest.raises(StopIteration) as ended:
+        steps.send(body)
+    return ended.value.value
+
+
+@pytest.mark.parametrize(("operation", "name"), LISTS_OF_V1.items())
+def test_a_list_of_v1_is_whole_or_an_error(operation, name):
+    assert [one.id for one in list_of_v1(operation, {name: [{"id": 1}, {"id": "2"}], "_meta": {}})] == [1, "2"]
+    assert list_of_v1(operation, {name: []}) == list_of_v1(operation, {name: None}) == []
+    for body in (None, {}, {"error": "later"}, {"data": [{"id": 1}]}, {name: {"1": {"id": 1}}}):
+        with pytest.raises(DstnyResponseError, match="cannot be told from an empty one"):
+            list_of_v1(operation, body)
+    for more in ({"hasMore": True}, {"nextCursor": "x"}):
+        with pytest.raises(DstnyResponseError, match="further pages"):
+            list_of_v1(operation, {name: [{"id": 1}], "pagination": more})
+
+
+def test_ids_of_a_webhook_delivery_may_be_numbers():
+    delivery = WebhookDelivery.read({"id": 17, "resource_id": 4})
+    assert (delivery.id, delivery.resource_id) == (17, 4)
 
 
 def test_unknown_fields_are_kept_but_not_printed():

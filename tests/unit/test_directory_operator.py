@@ -132,6 +132,14 @@ def test_one_failure_is_named_the_others_go_on_and_a_retry_does_the_rest(account
     assert sync(**declared)["users"]["unchanged"] == 2
 
 
+def test_addresses_that_are_phone_numbers_are_not_told_of_failures_and_each_is_counted(account, capsys):
+    account.books.inject(Fault("status", "create_user", status=409, message="Taken", times=2))
+    users = [NINA | {"email": f"{PHONE}{n}@op.example"} for n in range(2)]
+    with pytest.raises(AirflowException, match=r"2 of \d changes failed .* 1\. user \*\*\*@op.example: 409") as caught:
+        sync(users=users, teams=[SALES | {"managers": [], "members": [users[0]["email"]]}])
+    assert PHONE[1:] not in str(caught.value) + capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("kind", "created"), [("reset", 2), ("truncated", 2), ("status", 1)])
 def test_after_a_lost_answer_the_retry_sees_what_happened(account, kind, created):
     account.books.inject(Fault(kind, "create_user", status=502))

@@ -143,6 +143,29 @@ def test_every_mistake_is_reported_with_its_row_and_field_and_no_phone_number():
     assert "sara@example.com is neither" not in text
 
 
+def test_an_address_that_is_a_phone_number_is_shown_neither_in_a_mistake_nor_in_a_plan():
+    phone = {**ERIK, "email": f"{PHONE}@example.com", "email_aliases": []}
+    team = {**SALES, "members": [phone["email"]], "managers": [f"{PHONE[1:]}@example.com"]}
+    twice = declare([phone, phone], [team, {**team, "name": f"Call {PHONE}"}], users_from="s3://b/2026/03/01/users.csv")
+    unknown = declare(None, [{**SALES, "name": f"Call {PHONE}"}] * 2)
+    told = []
+    for wanted, actual in (
+        (twice, account()),
+        (unknown, account()),
+        (declare([phone]), account([phone, phone])),
+        (declare([phone]), account([{**ERIK, "email_aliases": [phone["email"]]}])),
+        (declare(None, [team]), account([phone, phone])),
+    ):
+        with pytest.raises(DstnyValidationError) as caught:
+            plan(wanted, actual)
+        told.append(str(caught.value))
+    assert "s3://b/2026/03/01/users.csv row 2: email: ***@example.com is declared at" in told[0]
+    made = plan(declare([phone], [{**SALES, "members": [phone["email"]]}]), account())
+    told.append("\n".join(lines_of(made)))
+    assert "members of team Sales  ***@example.com" in told[-1]
+    assert not any(PHONE[1:] in text for text in told)
+
+
 def test_what_is_ambiguous_is_refused():
     twice = account([ERIK, ERIK], [SALES, SALES])
     with pytest.raises(DstnyValidationError, match=r"users row 1: email: erik@example.com fits 2 users"):

@@ -698,6 +698,13 @@ def test_nothing_is_told_of_the_person(lakes, tmp_path, caplog):
     assert not any("Jane" in path.read_text() for path in (lake / "_dstny").rglob("*erased*") if path.is_file())
 
 
+def test_a_lake_at_a_relative_path(tmp_path, monkeypatch):
+    lake = small_lake(tmp_path, {"id": "1", "user": ANN})
+    monkeypatch.chdir(tmp_path)
+    assert erase("small", **ANN)["conversations"] == 1
+    assert erase(str(lake), **ANN) == NOTHING
+
+
 def test_a_lake_in_memory(accounts):
     account = accounts("tellcasey")
     with memory_lake() as lake:

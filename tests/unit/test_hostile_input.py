@@ -110,6 +110,13 @@ def test_a_cursor_is_not_shown_and_one_that_cannot_be_sent_is_an_error():
         walk(page(cursor="\ud800"))
 
 
+@pytest.mark.parametrize("more", [{}, {"has_more": None}, {"hasMore": "perhaps"}])
+@pytest.mark.parametrize("name", ["next_cursor", "nextCursor"])
+def test_a_cursor_that_is_no_text_does_not_end_a_list_in_silence(name, more):
+    with pytest.raises(DstnyResponseError, match="goes on, but not where"):
+        walk({"conversations": [{"id": 1}], "pagination": {name: 1767225600000, **more}})
+
+
 @pytest.mark.parametrize("date", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"])
 def test_a_walk_does_not_leave_the_calendar(date):
     cursors = [f"2026-03-02T12:00:0{second}Z" for second in range(9)]

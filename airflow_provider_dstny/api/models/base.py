@@ -104,12 +104,12 @@ class Answer(BaseModel):
             return cls.model_validate({**known, "raw": body})
 
     @classmethod
-    def read_rows(cls, body: Any) -> list[Self]:
-        """Read a whole list, bare or below ``data``, where null is an empty one.
+    def read_rows(cls, body: Any, name: str = "data") -> list[Self]:
+        """Read a whole list, bare or below ``name``, where null is an empty one.
 
         :raises DstnyResponseError: there is no list, which is not the same as an empty one, or it has further pages.
         """
-        listed = unwrap(body)
+        listed = unwrap(body, name)
         if listed is None and isinstance(body, dict):
             return []
         if not isinstance(listed, list):
@@ -117,7 +117,7 @@ class Answer(BaseModel):
                 f"The list ({cls.__name__}) came in a form that is not documented, so that it cannot be told from an "
                 "empty one. A retry helps only if it was a hiccup."
             )
-        if isinstance(body, dict) and _goes_on(body):
+        if isinstance(body, dict) and goes_on(body):
             raise DstnyResponseError(
                 f"The list ({cls.__name__}) has further pages, which are not documented, so that it is not whole. A "
                 "retry fails the same way."
@@ -137,13 +137,13 @@ class Answer(BaseModel):
         return [(name, value) for name, value in super().__repr_args__() if name not in unknown]
 
 
-def _goes_on(body: dict[str, Any]) -> bool:
+def goes_on(body: dict[str, Any]) -> bool:
     """Tell whether a list has a next page, by the names that are in common use."""
     places = [place for name in ("links", "meta", "pagination") if isinstance(place := body.get(name), dict)]
     return any(
         place.get(name)
         for place in (body, *places)
-        for name in ("next", "next_page_url", "next_cursor", "next_page", "has_more", "hasMore")
+        for name in ("next", "next_page_url", "next_cursor", "nextCursor", "next_page", "has_more", "hasMore")
     )
 
 
@@ -161,9 +161,9 @@ def listed(body: Any, name: str) -> list[Any]:
     return rows if isinstance(rows, list) else []
 
 
-def unwrap(body: Any) -> Any:
-    """Return what stands below ``data``, or the body itself."""
-    return body["data"] if isinstance(body, dict) and "data" in body else body
+def unwrap(body: Any, name: str = "data") -> Any:
+    """Return what stands below ``name``, or the body itself."""
+    return body[name] if isinstance(body, dict) and name in body else body
 
 
 def _reasons(error: ValidationError) -> str:
