@@ -28,7 +28,7 @@ from airflow_provider_dstny.landing.erase import erase
 from airflow_provider_dstny.landing.export import Export, Options
 from airflow_provider_dstny.landing.lake import Lake
 from airflow_provider_dstny.simulator import Simulator
-from airflow_provider_dstny.storage import PartialFile
+from airflow_provider_dstny.storage import PartialFile, storage_path
 from tests.s3 import memory_lake
 
 HOUR = timedelta(hours=1)
@@ -699,6 +699,8 @@ def test_nothing_is_told_of_the_person(lakes, tmp_path, caplog):
 
 
 def test_a_lake_at_a_relative_path(tmp_path, monkeypatch):
+    if storage_path("small").path.startswith("/"):
+        pytest.skip("this Airflow takes it from the root")
     lake = small_lake(tmp_path, {"id": "1", "user": ANN})
     monkeypatch.chdir(tmp_path)
     assert erase("small", **ANN)["conversations"] == 1

@@ -18,7 +18,8 @@ def test_they_import_without_a_warning():
     options = ["-W", "error", "-W", f"ignore:{OF_AIRFLOW}"]
     done = subprocess.run([sys.executable, *options, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stderr == ""
+    # Airflow 3.1 tells what alembic loads.
+    assert [line for line in done.stderr.splitlines() if "[info " not in line] == []
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
