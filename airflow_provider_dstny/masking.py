@@ -114,17 +114,10 @@ class MaskedPayload:
 class PlainTextMixin(_Operator):
     """Leaves a text without a template alone, at any depth: rendered to a native object, "1.10" becomes 1.1."""
 
-    def render_template(
-        self,
-        content: Any,
-        context: Context,
-        jinja_env: Environment | None = None,
-        seen_oids: set[int] | None = None,
-    ) -> Any:
+    def render_template(self, content: Any, *args: Any, **kwargs: Any) -> Any:
         # A text may also be the path of a template.
-        if is_plain(content) and not content.endswith(tuple(self.template_ext)):
-            return content
-        return super().render_template(content, context, jinja_env, seen_oids)
+        is_text = is_plain(content) and not content.endswith(tuple(self.template_ext))
+        return content if is_text else super().render_template(content, *args, **kwargs)
 
 
 class MaskedFieldsMixin(PlainTextMixin):

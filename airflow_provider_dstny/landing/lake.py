@@ -122,11 +122,7 @@ class Lake:
         self._token: bytes | None = None
 
     def take_over(self) -> None:
-        """Make the interval this run's own, before anything of it is read.
-
-        From then on, each method that writes raises :class:`~airflow_provider_dstny.api.errors.DstnyError` if another
-        run has taken it over since.
-        """
+        """Make the interval this run's own; what writes raises :class:`DstnyError` once another has taken it over."""
         self._token = token_hex(6).encode()
         self._write(f"{self._unfinished}/{_OWNER}", [self._token])
 

@@ -79,8 +79,7 @@ class DstnyToObjectStorageOperator(DstnyHookMixin, BaseOperator):
     :param concurrency: how many conversations are read at a time.
     :param dstny_conn_id: a connection of type ``dstny_rest``, ``dstny`` or ``tellcasey``.
     :param deferrable: spend a long pause that the API demands in the triggerer.
-    :param max_active_tis_per_dag: as in Airflow; 1, because runs on one path should follow each other. Mapped tasks
-        need it in ``.partial()``: of two at a time on one interval, one ends with an error that says so.
+    :param max_active_tis_per_dag: as in Airflow; 1. Mapped tasks need it in ``.partial()``.
     """
 
     template_fields: Sequence[str] = ("path", "conversation_ids", "dry_run", "dstny_conn_id")

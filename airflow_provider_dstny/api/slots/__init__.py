@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from airflow_provider_dstny.api.slots.base import Reservation, Slots
-from airflow_provider_dstny.api.slots.local import LocalSlots
+from airflow_provider_dstny.api.slots.base import LocalSlots, Reservation, Slots
 
 __all__ = ["LocalSlots", "Reservation", "Slots"]

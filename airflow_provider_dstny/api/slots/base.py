@@ -1,7 +1,9 @@
-"""What every store of slots does, and how the stores that think in Python do it."""
+"""What every store of slots does, how the stores that think in Python do it, and the one of a single process."""
 
 from __future__ import annotations
 
+import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -97,3 +99,22 @@ class KeptSlots(ABC):
 
     def pause_left(self, key: str) -> float:
         return self._change(key, lambda kept, now: (kept, kept.pause_left(now)))
+
+
+class LocalSlots(KeptSlots):
+    """Slots that the threads and event loops of one process share.
+
+    :param clock: seconds, monotonic.
+    """
+
+    blocking = False
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._kept: dict[str, Kept] = {}
+
+    def _change(self, key: str, change: Callable[[Kept, float], tuple[Kept, T]]) -> T:
+        with self._lock:
+            self._kept[key], result = change(self._kept.get(key, Kept()), self._clock())
+        return result
