@@ -88,7 +88,8 @@ def _hold_dags(asset: Any, session: Any) -> dict[str, bool]:
     """Keep schedulers from making runs of the DAGs on an asset; return whether each has partitions.
 
     Schedulers lock a DAG before they take its place in the queue. So what they do for it lies before or after all that
-    this transaction does, and transactions like this one follow each other.
+    this transaction does, and transactions like this one follow each other. But on SQLite, which locks no rows: what
+    comes while a run is made may be left to the run of the next event.
     """
     from airflow.models.asset import DagScheduleAssetReference
     from airflow.models.dag import DagModel

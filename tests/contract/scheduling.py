@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
+from airflow import settings
 from airflow.jobs.job import Job
 from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 from airflow.models import asset as asset_models
@@ -210,8 +211,8 @@ def with_many_dags_and_deliveries():
     ended.set()
     scheduler.join()
     delivered = ["d-first", *(f"d-{number}" for number in range(60))]
-    if not PARTITIONS:
-        # What comes while they make a run, these may leave to the run of the next delivery.
+    if not PARTITIONS or settings.engine.dialect.name == "sqlite":
+        # What comes while they make a run, these may leave to the run of the next delivery: SQLite locks no rows.
         store("many", "last")
         delivered.append("d-last")
     schedule()
