@@ -205,5 +205,6 @@ class AgentRound:
         try:
             await asyncio.to_thread(file.write, dict(made))
         except Exception as error:
-            # Storages have errors of their own. The last write tells; until then the results are held.
-            _log.warning("%d results could not be written yet: %s", len(made), error)
+            # Storages have errors of their own, which may quote what was to be written. The last write raises; until
+            # then the results are held.
+            _log.warning("%d results could not be written yet: %s", len(made), type(error).__name__)

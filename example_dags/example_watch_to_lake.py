@@ -3,8 +3,9 @@
 The DAG is scheduled on an asset that a watcher watches, in the triggerer. A run takes all that became complete since
 the last one. What was complete before the DAG was first unpaused is left to an export without ``conversation_ids``.
 
-A look is one request, for the list of webhook deliveries, whatever became of them. Of an account that has none, because
-Dstny sends no webhooks anywhere, it is up to 25 transcripts, which count against the daily quota.
+A look is one request, for the list of webhook deliveries, whatever became of them. Of an account that has none of
+the last day, as where Dstny sends no webhooks anywhere, it is also the list and up to 25 transcripts, which count
+against the daily quota.
 
 Needs a connection ``dstny_rest_default``, whose token has the scopes ``conversations``, ``transcripts`` and
 ``insights``.
